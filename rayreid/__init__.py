@@ -1,0 +1,1 @@
+"""Domain-generalising person re-identification, trained, tuned and served on Ray."""

@@ -1,0 +1,105 @@
+"""A trained method as a folder: weights, the experiment it came from, a card.
+
+Weights are safetensors: nothing that is read here can run code.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rayreid.batch import Census
+from rayreid.experiment import Experiment, load_experiment
+from rayreid.method import Method
+from rayreid.nn.trunk import TrunkSettings
+
+WEIGHTS, CARD, EXPERIMENT = "weights.safetensors", "card.json", "experiment.yaml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method in eval mode, with what it came from."""
+
+    method: Method
+    experiment: Experiment
+    fingerprint: str
+    """Short hash of the weights."""
+
+
+def build(experiment: Experiment, census: Census, trunk: TrunkSettings | None = None) -> Method:
+    """Return the untrained method of an experiment, its weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        kind = experiment.Method
+        return kind(experiment.config, trunk or experiment.trunk, census)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a copy as safetensors holds it: on the CPU, row-major, sharing no memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def save_trained(
+    folder: Path, experiment: Experiment, census: Census, weights: dict[str, Tensor]
+) -> None:
+    """Write a trained method: its weights (a state dict), experiment and card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS
+    )
+    experiment.save(folder / EXPERIMENT)
+    card = {
+        "method": experiment.method,
+        "experiment": experiment.fingerprint,
+        "sources": list(experiment.sources),
+        "identities": dict(census.identities),
+        "rayreid": version("rayreid"),
+        "torch": version("torch"),
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def load_trained(folder: Path) -> Trained:
+    """Return the method saved in a folder, or in its ``best`` subfolder, in eval mode.
+
+    Raises `FileNotFoundError` where there is none, `ValueError` where it is broken.
+    """
+    if not (folder / WEIGHTS).is_file() and (folder / "best" / WEIGHTS).is_file():
+        folder = folder / "best"
+    for name in (WEIGHTS, CARD, EXPERIMENT):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} is no trained run: there is no {name}; "
+                "give the folder that rayreid train wrote"
+            )
+    experiment = load_experiment(folder / EXPERIMENT)
+    try:
+        census = Census(dict(json.loads((folder / CARD).read_text())["identities"]))
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is broken ({type(error).__name__}: {error})") from None
+    # The trained weights hold the trunk's; a hub or a file need not be at hand again.
+    scratch = experiment.trunk.model_copy(update={"weights": "none"})
+    method = build(experiment, census, scratch)
+    try:
+        method.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / WEIGHTS} does not fit its experiment: {reason}") from None
+    return Trained(method.eval(), experiment, weights_fingerprint(weights))
+
+
+def weights_fingerprint(weights: dict[str, Tensor]) -> str:
+    """Return a short hash of a state dict: equal weights, equal fingerprint."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = plain(weights[name])
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Crops: where they come from, how they are varied, sampled and loaded."""

@@ -1,0 +1,69 @@
+"""Sources: data sets by name, written ``layout=location``."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from rayreid.batch import Domain
+from rayreid.data.loading import LoadingSettings
+from rayreid.data.market1501 import read_market1501
+from rayreid.data.synthetic import draw_domain, style_of
+from rayreid.settings import Settings, unknown
+
+FOLDERS = {"market1501": read_market1501}
+"""Readers of public folder grammars by the layout's name."""
+LAYOUTS = ("synthetic", *FOLDERS)
+
+
+class SyntheticSettings(Settings):
+    """Size and difficulty of the drawn domains."""
+
+    train_people: int = Field(60, ge=2)
+    """People of each domain to learn from."""
+    test_people: int = Field(30, ge=2)
+    """Other people of each domain, in its query and gallery."""
+    cameras: int = Field(4, ge=2)
+    """Cameras of each domain."""
+    crops: int = Field(4, ge=2)
+    """Crops of each person in each camera."""
+    strength: float = Field(1.0, ge=0, le=3)
+    """How far domains are apart; 0 = not at all."""
+    seed: int = Field(0, ge=0)
+    """Seed of the people, the cameras and the crops."""
+
+
+def canonical(source: str) -> str:
+    """Return ``layout=location`` with its path made absolute, so that it is one on all nodes.
+
+    Raises `ValueError` for another grammar, an unknown layout or an unknown drawn domain.
+    """
+    layout, equals, location = source.partition("=")
+    if not equals or not location:
+        raise ValueError(
+            f"{source!r} is not a data set; write layout=location, "
+            "e.g. synthetic=plaza-noon or market1501=/data/Market-1501"
+        )
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    if layout == "synthetic":
+        style_of(location)
+        return source
+    return f"{layout}={Path(location).expanduser().resolve()}"
+
+
+def domain_name(source: str) -> str:
+    """Return the short name of a source: the drawn domain's, or the folder's."""
+    return Path(source.partition("=")[2]).name
+
+
+def open_source(source: str, loading: LoadingSettings, synthetic: SyntheticSettings) -> Domain:
+    """Return the domain of a source.
+
+    Raises `ValueError` or `FileNotFoundError` as its reader does.
+    """
+    layout, _, location = canonical(source).partition("=")
+    if layout == "synthetic":
+        return draw_domain(
+            location, height=loading.height, width=loading.width, **synthetic.model_dump()
+        )
+    return FOLDERS[layout](Path(location), domain_name(source))

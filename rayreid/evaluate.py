@@ -1,0 +1,70 @@
+"""Ranking an unseen domain with a trained method, beside the colour-histogram reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayreid.batch import Domain
+from rayreid.checkpoint import Trained
+from rayreid.data.loading import LoadingSettings, Pixels, decoded
+from rayreid.data.sources import canonical, open_source
+from rayreid.experiment import Experiment
+from rayreid.gallery import Progress, Target, ranked
+from rayreid.ranking.histogram import colour_histogram
+from rayreid.ranking.metrics import Ranking
+from rayreid.run import best_device
+
+HEIGHT, WIDTH = 128, 64
+"""Resolution of the files that the reference describes, in pixels."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A method's ranking of one domain, and what colours alone reach there."""
+
+    target: str
+    """The domain, as ``layout=location``."""
+    ranking: Ranking
+    reference: Ranking
+    """The colour histogram's ranking."""
+    seen: bool
+    """Whether the method has learnt from the domain."""
+
+
+def open_target(target: str, experiment: Experiment) -> Domain:
+    """Return a domain to rank, drawn at the experiment's resolution, or files yet to decode.
+
+    Raises `ValueError` or `FileNotFoundError` as its reader does.
+    """
+    return open_source(target, experiment.loading, experiment.synthetic)
+
+
+def evaluate(trained: Trained, target: str, progress: Progress | None = None) -> Evaluation:
+    """Rank a domain with a trained method, and with the reference.
+
+    Raises `ValueError` or `FileNotFoundError` as the target's reader does.
+    """
+    experiment = trained.experiment
+    domain = open_target(target, experiment)
+    crops = decoded(domain, experiment.loading, progress)
+    method = trained.method.to(best_device())
+    return Evaluation(
+        target=canonical(target),
+        ranking=Target(crops, experiment.loading).rank(method, progress),
+        reference=rank_by_histogram(domain, experiment.loading),
+        seen=canonical(target) in experiment.sources,
+    )
+
+
+def rank_by_histogram(domain: Domain, loading: LoadingSettings) -> Ranking:
+    """Return the metrics of the colour-histogram reference.
+
+    Files are decoded at the size that its recorded figures are of; drawn crops are as drawn.
+    """
+    at_its_size = loading.model_copy(update={"height": HEIGHT, "width": WIDTH})
+    crops = decoded(domain, at_its_size)
+    queries, gallery = (
+        colour_histogram(Pixels(part.images, at_its_size)[np.arange(len(part))])
+        for part in (crops.query, crops.gallery)
+    )
+    return ranked(queries @ gallery.T, domain.query, domain.gallery)

@@ -1,0 +1,148 @@
+"""Experiment: everything that a training run depends on, as one frozen value."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+
+from rayreid.data.loading import LoadingSettings
+from rayreid.data.sampling import SamplingSettings
+from rayreid.data.sources import SyntheticSettings
+from rayreid.data.views import ViewSettings
+from rayreid.method import Method
+from rayreid.methods import find_method
+from rayreid.nn.trunk import TrunkSettings
+from rayreid.protocols import distinct
+from rayreid.settings import Settings, checked, dotted, nested, read_yaml
+
+
+class OptimiserSettings(Settings):
+    """How weights follow gradients."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """``sgd`` is with Nesterov momentum 0.9."""
+    lr: float = Field(3.5e-4, gt=0)
+    """The highest learning rate of the schedule."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay (decoupled for adamw)."""
+    schedule: Literal["steps", "cosine", "one_cycle"] = "cosine"
+    """``steps``: x 0.1 after 1/3 and after 2/3 of the epochs; ``cosine``: down to 0;
+    ``one_cycle``: up for 30 % of all steps, then down to 0, both along a cosine."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of all steps in which the rate rises linearly (not for one_cycle)."""
+    clip: float = Field(8.0, ge=0)
+    """Largest norm of the gradient; 0 = unlimited."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay a step of the averaged weights that are ranked and saved; 0 = the last weights."""
+
+
+class Experiment(Settings):
+    """One training run: what is learnt, from what, how long, from which seed."""
+
+    method: str
+    """A method's name, or ``package.module:Class``."""
+    config: SerializeAsAny[Settings] = Field(default_factory=dict, validate_default=True)
+    """The method's hyper-parameters."""
+    sources: tuple[str, ...] = Field(min_length=1)
+    """Domains to learn from, each ``layout=location``."""
+    trunk: TrunkSettings = TrunkSettings()
+    """The backbone."""
+    loading: LoadingSettings = LoadingSettings()
+    """Resolution of the crops, and how they come into memory."""
+    synthetic: SyntheticSettings = SyntheticSettings()
+    """Size and difficulty of the drawn domains, where sources are."""
+    views: ViewSettings = ViewSettings()
+    """How crops are varied in training."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Size of a worker's batch."""
+    optimiser: OptimiserSettings = OptimiserSettings()
+    """How weights follow gradients."""
+    epochs: int = Field(60, ge=1)
+    """Epochs of training."""
+    steps_per_epoch: int = Field(0, ge=0)
+    """Batches an epoch; 0 = as many as pass the largest domain's identities once."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of the trunk in training; losses, scores and rankings are always fp32."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the initial weights, the batches, the views and the perturbations."""
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _config_of_method(cls, value: object, info: ValidationInfo) -> Settings:
+        if "method" not in info.data:
+            raise ValueError("needs a method first")
+        kind = find_method(info.data["method"]).Config
+        if isinstance(value, Settings):
+            value = value.model_dump()
+        if not isinstance(value, Mapping):
+            raise ValueError(f"holds {value!r}, not settings by name")
+        return checked(kind, value)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        find_method(value)
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _canonical_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
+
+    @property
+    def Method(self) -> type[Method]:  # noqa: N802 - it is a class
+        """Return the method's class."""
+        return find_method(self.method)
+
+    def tree(self) -> dict[str, Any]:
+        """Return all settings as plain values, complete: `compose` makes it again."""
+        tree: dict[str, Any] = self.model_dump(mode="json")
+        return tree
+
+    def replaced(self, assignments: Mapping[str, object]) -> "Experiment":
+        """Return this experiment under dotted assignments; `ValueError` for a mistake."""
+        return checked(Experiment, nested(dotted(self.tree()) | dict(assignments)))
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a short hash of all settings."""
+        canonical = json.dumps(self.tree(), sort_keys=True).encode()
+        return hashlib.sha256(canonical).hexdigest()[:10]
+
+    def save(self, path: Path) -> None:
+        """Write all settings as YAML."""
+        path.write_text(yaml.safe_dump(self.tree(), sort_keys=False))
+
+
+def compose(method: str, *layers: Mapping[str, object]) -> Experiment:
+    """Return the experiment of a method's recipe under layers of dotted assignments.
+
+    A later layer wins over an earlier one, and each over the recipe, which wins over the
+    defaults. Raises `ValueError`, a sentence for each mistake.
+    """
+    assignments: dict[str, object] = {"method": method, **find_method(method).recipe}
+    for layer in layers:
+        assignments |= layer
+    return checked(Experiment, nested(assignments))
+
+
+def load_assignments(path: Path) -> dict[str, object]:
+    """Return the dotted assignments in a YAML file, nested or dotted.
+
+    Raises `FileNotFoundError`, or `ValueError` where it is not readable as settings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no settings file {path}")
+    return dotted(read_yaml(path.read_text(), path))
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Return a saved experiment; errors as `load_assignments`, or for a setting."""
+    try:
+        return checked(Experiment, nested(load_assignments(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,86 @@
+"""Embedded crops that can be ranked: from a trained method and a domain to its metrics."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rayreid.batch import Crops, Domain
+from rayreid.data.loading import LoadingSettings, Pixels
+from rayreid.data.views import as_images
+from rayreid.matching.tiles import score_all
+from rayreid.method import Method
+from rayreid.ranking.metrics import Ranking, rank
+
+Progress = Callable[[int], None]
+
+
+@torch.inference_mode()
+def embed_crops(
+    method: Method, pixels: Pixels, *, batch: int = 256, progress: Progress | None = None
+) -> Float[Tensor, "n *e"]:
+    """Return the embeddings of all crops, in fp32, on the method's device.
+
+    The method is put into eval mode for it, and back. ``progress`` is called with the number
+    of crops embedded since its last call.
+    """
+    device = next(method.parameters()).device
+    training = method.training
+    method.eval()
+    parts = []
+    for start in range(0, len(pixels), batch):
+        indices = np.arange(start, min(start + batch, len(pixels)))
+        images = as_images(torch.from_numpy(pixels[indices]).to(device))
+        parts.append(method.embed(images).float())
+        if progress:
+            progress(len(indices))
+    method.train(training)
+    return torch.cat(parts)
+
+
+class Target:
+    """A domain's query and gallery at one resolution, ranked as often as asked.
+
+    Raises `ValueError` for a domain without query or gallery crops.
+    """
+
+    def __init__(self, domain: Domain, loading: LoadingSettings):
+        for part, crops in (("query", domain.query), ("gallery", domain.gallery)):
+            if not len(crops):
+                raise ValueError(f"{domain.name} has no {part} crops to rank")
+        self.name, self.query, self.gallery = domain.name, domain.query, domain.gallery
+        self.query_pixels = Pixels(domain.query.images, loading)
+        self.gallery_pixels = Pixels(domain.gallery.images, loading)
+
+    def scores(self, method: Method, progress: Progress | None = None) -> Float[np.ndarray, "q g"]:
+        """Return the scores of all queries against all gallery crops."""
+        queries = embed_crops(method, self.query_pixels, progress=progress)
+        gallery = embed_crops(method, self.gallery_pixels, progress=progress)
+        found: np.ndarray = score_all(method, queries, gallery).numpy()
+        return found
+
+    def rank(self, method: Method, progress: Progress | None = None) -> Ranking:
+        """Return the metrics of a method on this domain."""
+        return ranked(self.scores(method, progress), self.query, self.gallery)
+
+
+def ranked(scores: Float[np.ndarray, "q g"], query: Crops, gallery: Crops) -> Ranking:
+    """Return the metrics of scores of a query against a gallery set."""
+    return rank(scores, query.identities, gallery.identities, query.cameras, gallery.cameras)
+
+
+def best_matches(
+    scores: Float[np.ndarray, "q g"], query: Crops, gallery: Crops, count: int
+) -> Int64[np.ndarray, "q count"]:
+    """Return the gallery crops of highest score of each query, those of its own view left out.
+
+    -1 where fewer are left.
+    """
+    own = (query.identities[:, None] == gallery.identities) & (
+        query.cameras[:, None] == gallery.cameras
+    )
+    order = np.argsort(np.where(own, np.inf, -scores), axis=1, kind="stable")[:, :count]
+    left_out = np.take_along_axis(own, order, axis=1)
+    return np.where(left_out, -1, order).astype(np.int64)

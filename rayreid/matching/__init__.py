@@ -1,0 +1,1 @@
+"""Exact scoring of every query against every gallery crop, in bounded memory."""

@@ -1,0 +1,63 @@
+"""Method: embeds images, scores pairs, and turns a batch into losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rayreid.batch import Batch, Census
+from rayreid.nn.trunk import TrunkSettings
+from rayreid.settings import Settings
+
+
+class Method(nn.Module, ABC):
+    """What everything outside ``methods/`` knows of a method.
+
+    A subclass is final: it inherits from `Method` alone and defines all of what it does.
+    """
+
+    Config: ClassVar[type[Settings]]
+    """The paper's hyper-parameters."""
+    recipe: ClassVar[Mapping[str, object]]
+    """The paper's training set-up, as dotted assignments to an experiment."""
+    adapts: ClassVar[bool] = False
+    """Whether it also learns from unlabelled crops of the target."""
+
+    @abstractmethod
+    def __init__(self, config: Settings, trunk: TrunkSettings, census: Census):
+        """Build the untrained method for the identities of a training set."""
+        super().__init__()
+
+    @abstractmethod
+    def embed(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b *e"]:
+        """Return one embedding an image (RGB in [0, 1]); in eval mode, of that image alone."""
+
+    def score(
+        self, queries: Float[Tensor, "q *e"], gallery: Float[Tensor, "g *e"]
+    ) -> Float[Tensor, "q g"]:
+        """Return fp32 scores of all pairs, higher = more alike; by default their cosine.
+
+        A score depends on its two embeddings alone: not on tiling, not on the gallery.
+        """
+        with torch.autocast(queries.device.type, enabled=False):
+            a = F.normalize(queries.float().flatten(1))
+            b = F.normalize(gallery.float().flatten(1))
+            return a @ b.T
+
+    def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
+        """Return the working memory of scoring one pair, in bytes, given an embedding's shape."""
+        return 4
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses by name, already weighted; training lowers their sum.
+
+        This is ``forward`` because DDP synchronises gradients only of calls through it.
+        """
+
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare for epoch ``epoch`` (from 0): warm-ups. Called in training and on resuming."""

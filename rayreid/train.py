@@ -1,0 +1,133 @@
+"""Training on Ray Train: DDP over workers that each draw their own identities."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rayreid.session import session  # before ray: it sets what ray reads on import
+
+# isort: split
+import ray
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchTrainer
+
+from rayreid.experiment import Experiment
+from rayreid.learn import learn
+from rayreid.run import Listener, Run, best_device, finish, open_sources, save_epoch
+from rayreid.settings import checked
+
+MAX_FAILURES = 3
+"""Lost workers after which a run is given up; each loss costs the epoch it happened in."""
+
+
+def train_on_ray(
+    run: Run, workers: int, listen: Listener, *, gpus: bool | None = None, cpus: int = 1
+) -> None:
+    """Learn a run with DDP over ``workers`` Ray Train workers (gloo on CPUs, NCCL on GPUs).
+
+    A worker that dies is replaced and the run goes on from its last epoch; called again
+    after the driver died, it goes on likewise. Each worker gets a GPU where the cluster has
+    them (or as ``gpus`` says) and ``cpus`` cores.
+
+    Raises `ValueError` for a cluster that is too small, and what stopped the workers.
+    """
+    if run.finished:
+        return
+    started = time.perf_counter()
+    with session(), _followed(run, listen):
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= workers if gpus is None else gpus
+        have = int(ray.cluster_resources().get("CPU", 0))
+        if have < workers * cpus:
+            raise ValueError(
+                f"{workers} workers x {cpus} core(s) do not fit the cluster's {have} core(s); "
+                "lower --workers"
+            )
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"experiment": run.experiment.tree(), "folder": str(run.folder)},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(run.folder),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error) from error
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as state:
+        seconds = round(time.perf_counter() - started, 1)
+        finish(run, Path(state), open_sources(run.experiment), workers=workers, seconds=seconds)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Learn on one worker; rank 0 keeps the log and the checkpoints."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    experiment = checked(Experiment, config["experiment"])
+    run = Run(Path(config["folder"]), experiment) if rank == 0 else None
+    device = ray.train.torch.get_device() if torch.cuda.is_available() else best_device()
+    sources = open_sources(experiment)
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = ray.train.get_checkpoint()
+        state = Path(checkpoint.to_directory(f"{scratch}/resumed")) if checkpoint else None
+        epochs = learn(experiment, sources, state=state, rank=rank, world=world, device=device)
+        for epoch in epochs:
+            folder = Path(scratch) / f"epoch_{epoch.number:05d}"
+            folder.mkdir()
+            if run:
+                save_epoch(epoch.learner, folder)
+                run.log(epoch.metrics())
+            kept = Checkpoint.from_directory(folder) if run else None
+            ray.train.report(epoch.metrics(), checkpoint=kept)
+
+
+def _cause(error: TrainingFailedError) -> BaseException:
+    """Return what a worker raised, where that is a user's mistake; else Ray's own error."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, ValueError | FileNotFoundError | FloatingPointError | ConnectionError):
+            return cause
+    return error
+
+
+@contextmanager
+def _followed(run: Run, listen: Listener) -> Iterator[None]:
+    """Tell ``listen`` each epoch's metrics as the workers log them."""
+    over = threading.Event()
+
+    def follow() -> None:
+        told = max((row["epoch"] for row in run.metrics()), default=0)
+        while True:
+            last_look = over.wait(0.3)
+            for row in run.metrics():
+                if row["epoch"] > told:
+                    told = row["epoch"]
+                    listen(row)
+            if last_look:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()

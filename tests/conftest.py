@@ -1,0 +1,22 @@
+"""One private Ray for the whole test session, started by the first test that asks for it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Time says nothing on a shared machine, and a run that fails must fail again.
+settings.register_profile("rayreid", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("rayreid")
+
+# A cluster that the developer's shell is attached to is not ours to test on.
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    from rayreid.session import session
+
+    with session(cpus=4):
+        yield

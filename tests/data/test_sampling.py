@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayreid.data.sampling import IdentitySampler, SamplingSettings
+
+PEOPLE = st.lists(st.lists(st.integers(1, 7), min_size=4, max_size=9), min_size=1, max_size=3)
+
+
+def sampler(
+    counts: list[list[int]], people: int = 2, crops: int = 3, **options: int
+) -> IdentitySampler:
+    """Return a sampler over domains whose identities have the given numbers of crops."""
+    identities, domains, label = [], [], 0
+    for domain, sizes in enumerate(counts):
+        for size in sizes:
+            identities += [label] * size
+            domains += [domain] * size
+            label += 1
+    shuffled = np.random.default_rng(0).permutation(len(identities))
+    options.setdefault("seed", 0)
+    return IdentitySampler(
+        SamplingSettings(identities=people, crops=crops),
+        np.array(identities)[shuffled],
+        np.array(domains)[shuffled],
+        tuple(f"domain{d}" for d in range(len(counts))),
+        **options,
+    )
+
+
+def owner(of: IdentitySampler) -> dict[int, int]:
+    return {int(crop): person for person, crops in of.crops.items() for crop in crops}
+
+
+@given(counts=PEOPLE, crops=st.integers(2, 5), epoch=st.integers(0, 5))
+def test_a_batch_is_p_identities_x_k_crops_of_every_domain(
+    counts: list[list[int]], crops: int, epoch: int
+) -> None:
+    made = sampler(counts, crops=crops)
+    people, size = owner(made), 2 * crops
+    for batch in made.epoch(epoch, 3):
+        assert len(batch) == size * len(counts)
+        for d in range(len(counts)):
+            drawn = batch[d * size : (d + 1) * size].reshape(2, crops)
+            who = [{people[int(crop)] for crop in row} for row in drawn]
+            assert all(len(row) == 1 for row in who)
+            assert len(set.union(*who)) == 2
+            assert set.union(*who) <= set(made.people[d].tolist())
+            for row, (person,) in zip(drawn, who, strict=True):
+                # All distinct where there are enough; else each once before any twice.
+                assert len(set(row.tolist())) == min(crops, len(made.crops[person]))
+
+
+@given(counts=PEOPLE, epoch=st.integers(0, 5))
+def test_an_epoch_follows_from_its_number_alone(counts: list[list[int]], epoch: int) -> None:
+    made, other = sampler(counts), sampler(counts)
+    for _ in other.epoch(epoch + 1, 2):
+        pass
+    pairs = zip(made.epoch(epoch, 4), other.epoch(epoch, 4), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    counts = [[4] * 9]
+    first = list(sampler(counts).epoch(0, 3))
+    assert not np.array_equal(first, list(sampler(counts).epoch(1, 3)))
+    assert not np.array_equal(first, list(sampler(counts, seed=1).epoch(0, 3)))
+
+
+@given(identities=st.integers(8, 30), world=st.integers(2, 4), epoch=st.integers(0, 3))
+def test_ranks_share_no_identity_in_a_pass(identities: int, world: int, epoch: int) -> None:
+    ranks = [sampler([[4] * identities], rank=r, world=world) for r in range(world)]
+    drawn = []
+    for made in ranks:
+        people = owner(made)
+        batches = list(made.epoch(epoch, made.steps))
+        drawn.append({people[int(crop)] for batch in batches for crop in batch})
+        assert len(drawn[-1]) == made.steps * 2, "a pass repeats no identity"
+    assert len(set.union(*drawn)) == sum(map(len, drawn))
+
+
+def test_every_identity_is_drawn_in_time() -> None:
+    made = sampler([[3] * 7])
+    people = owner(made)
+    seen = {people[int(c)] for epoch in range(8) for b in made.epoch(epoch, made.steps) for c in b}
+    assert seen == set(range(7))
+
+
+def test_too_few_identities_are_named() -> None:
+    with pytest.raises(ValueError, match=r"source domain1 has 3 identities .* 2 worker"):
+        sampler([[4] * 8, [4] * 3], world=2)

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from rayreid.experiment import compose, load_assignments, load_experiment
+from rayreid.methods import METHODS
+
+SNOW = {"sources": ["synthetic=snow"]}
+
+
+def test_later_layers_win() -> None:
+    recipe = METHODS["gmn"].recipe["optimiser.lr"]
+    assert compose("gmn", SNOW).optimiser.lr == recipe
+    assert compose("gmn", SNOW, {"optimiser.lr": 1}, {"optimiser.lr": 2}).optimiser.lr == 2
+
+
+def test_an_experiment_survives_its_file(tmp_path: Path) -> None:
+    made = compose("gmn", SNOW, {"config.dropout_rate": 0.25, "seed": 3})
+    made.save(tmp_path / "experiment.yaml")
+    assert load_experiment(tmp_path / "experiment.yaml") == made
+    again = compose("gmn", load_assignments(tmp_path / "experiment.yaml"))
+    assert again == made
+    assert again.fingerprint == made.fingerprint
+
+
+def test_replaced_changes_what_it_names_and_the_fingerprint() -> None:
+    made = compose("gmn", SNOW)
+    other = made.replaced({"config.dropout_rate": 0.25})
+    assert other.config.dropout_rate == 0.25
+    assert other.fingerprint != made.fingerprint
+    assert other.replaced({"config.dropout_rate": made.config.dropout_rate}) == made
+
+
+def test_paths_of_sources_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = compose("gmn", {"sources": ["market1501=here"]})
+    assert made.sources == (f"market1501={tmp_path / 'here'}",)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (
+            {"config.dropout_rat": 0.5},
+            "there is no setting 'dropout_rat'; did you mean 'dropout_rate'",
+        ),
+        ({"config.dropout_rate": 1.5}, "dropout_rate"),
+        ({"trunk.nme": "x"}, "there is no setting 'trunk.nme'; did you mean 'name'"),
+        ({"sources": []}, "setting 'sources'"),
+        ({"sources": ["snow"]}, "'snow' is not a data set; write layout=location"),
+        ({"sources": ["coco=x"]}, "there is no layout 'coco'"),
+        ({"sources": ["synthetic=snow", "synthetic=snow"]}, "two sources are called 'snow'"),
+        ({"config": 3}, "holds 3, not settings by name"),
+    ],
+)
+def test_a_mistake_is_said(assignments: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        compose("gmn", SNOW, assignments)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        load_experiment(path)
+    path.write_text("method: gnm\n")
+    with pytest.raises(ValueError, match=f"{path}: .*did you mean 'gmn'"):
+        load_experiment(path)
