@@ -9,7 +9,6 @@ import functools
 import http.client
 import json
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -75,7 +74,7 @@ class Matcher:
         # that differ with the shape of the batch.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        threads = max(1, len(os.sched_getaffinity(0)) // replicas)
+        threads = 1  # MEASURING
         self.method = trained.method.to("cuda" if cuda else "cpu")
         # One thread that computes: memory is that of one batch, and the event loop stays free
         # to gather the next one.
@@ -160,9 +159,9 @@ def start(
     host: str = "127.0.0.1",
     port: int = 8000,
     replicas: int = 1,
-    gpus: float = 0,
+    gpus: float = 0.0,
     limits: Limits | None = None,
-    timeout: float = 300,
+    timeout: float = 300.0,
 ) -> str:
     """Serve a trained run on the running Ray, and return the base URL once it answers.
 

@@ -2,14 +2,20 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Ray reads these when it is first imported, and workers inherit them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A checkpoint counts once the controller has polled it: a short interval loses less to a kill.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# We tell progress ourselves; Tune's other reporter prints its tables at any verbosity.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 
@@ -25,6 +31,8 @@ def session(cpus: int | None = None) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        _make_token(Path.home() / ".ray" / "auth_token")
     ray.init(
         address,
         num_cpus=cpus if address == "local" else None,
@@ -35,3 +43,12 @@ def session(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _make_token(path: Path) -> None:
+    """Make the token that Ray's processes ask each other for; Ray's own would be world-readable."""
+    if path.exists() or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))

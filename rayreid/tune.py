@@ -71,9 +71,12 @@ class Search(OptunaSearch):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell Optuna how a trial ended."""
-        stopped = result is not None and not error and result["epoch"] < self._epochs
-        # Without a value OptunaSearch tells PRUNED, and Optuna takes the last one reported.
-        super().on_trial_complete(trial_id, None if stopped else result, error)
+        if result and not error and result["epoch"] < self._epochs:
+            # Tune passes on only the results that a trial survived; this is the one it did not.
+            self.on_trial_result(trial_id, result)
+            # Without a value OptunaSearch tells PRUNED, and Optuna takes the last one reported.
+            result = None
+        super().on_trial_complete(trial_id, result, error)
 
 
 def study(
@@ -136,6 +139,8 @@ def study(
                 search_alg=search,
                 num_samples=settings.trials,
                 max_concurrent_trials=settings.parallel or None,
+                # A fresh process spends seconds on importing torch.
+                reuse_actors=True,
                 scheduler=ASHAScheduler(
                     time_attr="epoch",
                     metric=METRIC,

@@ -4,9 +4,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Time says nothing on a shared machine, and a run that fails must fail again.
+# Two threads on small tensors wait for each other more than they compute.
+torch.set_num_threads(1)
+
 settings.register_profile("rayreid", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("rayreid")
 

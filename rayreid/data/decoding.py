@@ -55,7 +55,7 @@ def decode_all(
 ) -> UInt8[np.ndarray, "n {height} {width} 3"]:
     """Return all images, in order, decoded on a few threads (Pillow releases the GIL).
 
-    ``progress`` is called on the calling thread with the number of images done so far.
+    ``progress`` is called on the calling thread with the number of images done since its last call.
     ``threads`` defaults to one per core, 8 at most. The first image, in order, that cannot
     be decoded raises what `decode` raises, and the images not yet begun are left alone.
     """
@@ -66,9 +66,9 @@ def decode_all(
 
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
-        for done, _ in enumerate(pool.map(fill, range(len(paths))), start=1):
+        for _ in pool.map(fill, range(len(paths))):
             if progress is not None:
-                progress(done)
+                progress(1)
     finally:
         pool.shutdown(cancel_futures=True)
     return images

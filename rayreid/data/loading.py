@@ -71,6 +71,7 @@ class Pixels:
 
     def __init__(self, images: Images, settings: LoadingSettings):
         self.settings, self.images = settings, images
+
     def __len__(self) -> int:
         """Return the number of crops."""
         return len(self.images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import isfinite
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,12 +13,20 @@ from rayreid.data.synthetic.canvas import Canvas
 from rayreid.data.synthetic.degrading import Recorder, developed
 from rayreid.data.synthetic.draws import Draws, combined
 from rayreid.data.synthetic.figure import Figure
-from rayreid.data.synthetic.people import People, people_of, taken
+from rayreid.data.synthetic.people import People, people_of
 from rayreid.data.synthetic.scenes import Scenes, scenes_of
 from rayreid.data.synthetic.styles import Style, style_of
 
 _CHUNK_PIXELS = 1 << 16
 """Pixels painted at a time: few enough to stay in a core's cache."""
+
+
+Columns = TypeVar("Columns", People, Scenes)
+
+
+def _rows(columns: Columns, chosen: slice) -> Columns:
+    """Return the people or the scenes of the crops ``chosen``."""
+    return type(columns)(**{name: column[chosen] for name, column in vars(columns).items()})
 
 
 def _canvas(scenes: Scenes, height: int, width: int) -> Canvas:
@@ -104,7 +113,7 @@ def draw_crops(
     chunk = max(1, _CHUNK_PIXELS // (height * width))
     for start in range(0, len(pictures), chunk):
         rows = slice(start, min(start + chunk, len(pictures)))
-        clean = rendered(taken(everyone, rows), taken(everywhere, rows), style, height, width)
+        clean = rendered(_rows(everyone, rows), _rows(everywhere, rows), style, height, width)
         for i, picture in enumerate(clean, start):
             pictures[i] = recorder.recorded(
                 picture,

@@ -1,7 +1,6 @@
 """The law of people: what belongs to an identity and is the same before every camera."""
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -83,15 +82,6 @@ class People:
     bag_size: Column
     bag_side: Column
     """The side on which a bag is carried: -1 right, 1 left."""
-
-
-Record = TypeVar("Record")
-
-
-def taken(record: Record, chosen: slice) -> Record:
-    """Return the rows ``chosen`` of a dataclass of arrays, as one of the same kind."""
-    columns = {f.name: getattr(record, f.name)[chosen] for f in fields(record)}  # type: ignore[arg-type]
-    return type(record)(**columns)
 
 
 def _garment(draws: Draws, name: str, style: Style) -> Colour:

@@ -19,7 +19,13 @@ from rayreid.data.synthetic.styles import Style
 
 SMALL: dict[str, Any] = {"people": range(4), "cameras": 2, "crops": 2, "height": 32, "width": 16}
 
-FINGERPRINT = "SNAPSHOT"
+FINGERPRINT = (
+    "c6afb9fefffffffff8fdfdfbb5a0a573675bf3ece6feffffa6909cffedce693520fcf8f58f7f820501007262"
+    "6deae3d9fed271373895f2f3d3fffd8efbca6b9e8db1f6f0b4ffff8bf7c969e3c9ccfbf192fefc8bf4c367fb"
+    "c96af8e474fff185f9f3fdffead6f8fefafcfefdefdfe2b96177fcebfdfffbffdbc8ce9656c4af32a8ffe1f0"
+    "e0b99c7a5f7ee4cbacead6b5ffd573255e008c812ffed8759b764c464332efd48fffd278392409493b30a878"
+    "38fece79351d0542352cd3a567ffcb75"
+)
 
 
 def pixels(crops: Crops) -> np.ndarray:
