@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rayreid.data.loading import LoadingSettings
 from rayreid.data.sampling import SamplingSettings
@@ -45,7 +45,7 @@ class Experiment(Settings):
 
     method: str
     """A method's name, or ``package.module:Class``."""
-    config: SerializeAsAny[Settings] = Field(default_factory=dict, validate_default=True)
+    config: SerializeAsAny[Settings]
     """The method's hyper-parameters."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Domains to learn from, each ``layout=location``."""
@@ -70,23 +70,18 @@ class Experiment(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the initial weights, the batches, the views and the perturbations."""
 
-    @field_validator("config", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _config_of_method(cls, value: object, info: ValidationInfo) -> Settings:
-        if "method" not in info.data:
-            raise ValueError("needs a method first")
-        kind = find_method(info.data["method"]).Config
-        if isinstance(value, Settings):
-            value = value.model_dump()
-        if not isinstance(value, Mapping):
-            raise ValueError(f"holds {value!r}, not settings by name")
-        return checked(kind, value)
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        find_method(value)
-        return value
+    def _config_of_method(cls, values: Any) -> Any:
+        """Read the hyper-parameters as the method's own settings."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("method"), str):
+            return values
+        config = values.get("config", {})
+        if isinstance(config, Settings):
+            config = config.model_dump()
+        if not isinstance(config, Mapping):
+            raise ValueError(f"setting 'config' holds {config!r}, not settings by name")
+        return {**values, "config": checked(find_method(values["method"]).Config, config)}
 
     @field_validator("sources")
     @classmethod

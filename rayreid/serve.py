@@ -9,6 +9,7 @@ import functools
 import http.client
 import json
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
+
+# isort: split
 import numpy as np
 import torch
 from fastapi import FastAPI
@@ -74,7 +78,9 @@ class Matcher:
         # that differ with the shape of the batch.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        threads = 1  # MEASURING
+        # One core is left for Serve's proxy and the decoding: threads that wait for a core hold up
+        # all others at every step.
+        threads = max(1, (len(os.sched_getaffinity(0)) - 1) // replicas)
         self.method = trained.method.to("cuda" if cuda else "cpu")
         # One thread that computes: memory is that of one batch, and the event loop stays free
         # to gather the next one.

@@ -19,7 +19,6 @@ from ray.train import (
     FailureConfig,
     RunConfig,
     ScalingConfig,
-    TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
 
@@ -67,45 +66,60 @@ def train_on_ray(
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
+        result = trainer.fit()
+    if isinstance(result.return_value, Exception):
+        raise result.return_value
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as state:
         seconds = round(time.perf_counter() - started, 1)
         finish(run, Path(state), open_sources(run.experiment), workers=workers, seconds=seconds)
 
 
-def _work(config: dict[str, Any]) -> None:
-    """Learn on one worker; rank 0 keeps the log and the checkpoints."""
+def _work(config: dict[str, Any]) -> Exception | None:
+    """Learn on one worker; rank 0 keeps the log and the checkpoints.
+
+    Returns a user's mistake instead of raising it: Ray would start the workers again, only
+    to hear it again.
+    """
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     experiment = checked(Experiment, config["experiment"])
+    mistake: Exception | None = None
+    try:
+        sources = open_sources(experiment)
+    except (ValueError, OSError) as error:
+        mistake = error
+    # A node may lack what the others have; none may wait for it in vain.
+    for found in _gathered(mistake, world):
+        if found:
+            return found
     run = Run(Path(config["folder"]), experiment) if rank == 0 else None
     device = ray.train.torch.get_device() if torch.cuda.is_available() else best_device()
-    sources = open_sources(experiment)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = ray.train.get_checkpoint()
         state = Path(checkpoint.to_directory(f"{scratch}/resumed")) if checkpoint else None
         epochs = learn(experiment, sources, state=state, rank=rank, world=world, device=device)
-        for epoch in epochs:
-            folder = Path(scratch) / f"epoch_{epoch.number:05d}"
-            folder.mkdir()
-            if run:
-                save_epoch(epoch.learner, folder)
-                run.log(epoch.metrics())
-            kept = Checkpoint.from_directory(folder) if run else None
-            ray.train.report(epoch.metrics(), checkpoint=kept)
+        try:
+            for epoch in epochs:
+                folder = Path(scratch) / f"epoch_{epoch.number:05d}"
+                folder.mkdir()
+                if run:
+                    save_epoch(epoch.learner, folder)
+                    run.log(epoch.metrics())
+                kept = Checkpoint.from_directory(folder) if run else None
+                ray.train.report(epoch.metrics(), checkpoint=kept)
+        except (ValueError, FloatingPointError) as error:
+            # They follow from the experiment and the data, so all workers end here together.
+            return error
+    return None
 
 
-def _cause(error: TrainingFailedError) -> BaseException:
-    """Return what a worker raised, where that is a user's mistake; else Ray's own error."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, ValueError | FileNotFoundError | FloatingPointError | ConnectionError):
-            return cause
-    return error
+def _gathered(mine: Exception | None, world: int) -> list[Exception | None]:
+    if world == 1:
+        return [mine]
+    every: list[Exception | None] = [None] * world
+    torch.distributed.all_gather_object(every, mine)
+    return every
 
 
 @contextmanager

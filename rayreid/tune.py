@@ -227,12 +227,14 @@ def _conclude(results: tune.ResultGrid, experiment: Experiment, folder: Path) ->
     ended: list[tune.Result] = []
     every = [results[i] for i in range(len(results))]
     for number, result in enumerate(every, 1):
-        history = result.metrics_dataframe
-        last = history["epoch"].max() if history is not None else 0
+        frame = result.metrics_dataframe
+        # A trial that crashed before its first report has a frame of Tune's own columns, or none.
+        history = [] if frame is None or "epoch" not in frame else frame.to_dict("records")
+        last = max((row["epoch"] for row in history), default=0)
         state = "crashed" if result.error else "ended" if last == experiment.epochs else "stopped"
         if state == "ended":
             ended.append(result)
-        for row in [] if history is None else history.to_dict("records"):
+        for row in history:
             kept = ("epoch", METRIC, "mAP/", "loss/", "setting/")
             figures = {name: value for name, value in row.items() if name.startswith(kept)}
             rows.append({"trial": number, "state": state, **figures})

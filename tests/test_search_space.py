@@ -57,7 +57,7 @@ def test_the_start_lies_inside_or_is_refused() -> None:
             ValueError, match=r"starting value 0\.5 of config.dropout_rate lies out"
         ):
             start_within(parse_space({"config.dropout_rate": entry}), experiment)
-    with pytest.raises(ValueError, match="did you mean 'config.dropout_rate'"):
+    with pytest.raises(ValueError, match=r"did you mean 'config\.dropout_rate'"):
         start_within(
             parse_space({"config.dropout_rat": {"int": {"low": 0, "high": 1}}}), experiment
         )
@@ -65,7 +65,7 @@ def test_the_start_lies_inside_or_is_refused() -> None:
 
 def test_set_and_searched_is_refused() -> None:
     space = parse_space({"optimiser.lr": {"float": {"low": 0.1, "high": 0.7}}})
-    with pytest.raises(ValueError, match="optimiser.lr is both set and searched"):
+    with pytest.raises(ValueError, match=r"optimiser\.lr is both set and searched"):
         refuse_set_and_searched(space, {"optimiser.lr": 0.1})
     refuse_set_and_searched(space, {"epochs": 3})
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from ray.serve.exceptions import BackPressureError
 
 from rayreid import match_api, serve
 from rayreid.batch import Census
@@ -432,7 +431,7 @@ def test_a_failure_is_one_sentence_without_its_reason() -> None:
 
 def test_a_queue_that_is_full_is_answered_try_again() -> None:
     async def full(_: Work) -> Matched:
-        raise BackPressureError(8, 8)
+        raise serve.BackPressureError(8, 8)
 
     response = asked(lambda work: serve.answered(full, work), json=in_json(TWO, [[0, 1]]))
     assert response.status_code == 503

@@ -57,7 +57,7 @@ def test_assignments_read_numbers_as_numbers() -> None:
 
 @pytest.mark.parametrize("text", ["a", "=3", "a={"])
 def test_what_is_no_assignment_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="not an assignment|not readable"):
+    with pytest.raises(ValueError, match=r"not an assignment|not readable"):
         parse_assignment(text)
 
 
@@ -68,5 +68,5 @@ def test_a_path_below_a_value_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["- 1", "a: [", "3"])
 def test_what_holds_no_settings_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="where.yaml"):
+    with pytest.raises(ValueError, match=r"where\.yaml"):
         read_yaml(text, "where.yaml")

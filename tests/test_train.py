@@ -1,0 +1,208 @@
+"""Training in this process and on Ray Train workers, for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from rayreid.batch import Batch
+from rayreid.checkpoint import build, load_trained
+from rayreid.data.loading import TrainingSet
+from rayreid.data.sampling import IdentitySampler
+from rayreid.data.views import as_images
+from rayreid.experiment import Experiment, compose
+from rayreid.learn import _optimiser, _rate
+from rayreid.run import Run, learn_here, open_sources
+from rayreid.train import train_on_ray
+
+SMALL = {
+    "sources": ["synthetic=snow", "synthetic=subway"],
+    "synthetic.train_people": 8,
+    "synthetic.test_people": 4,
+    "synthetic.cameras": 2,
+    "synthetic.crops": 2,
+    "trunk.name": "test_resnet",
+    "trunk.weights": "none",
+    "loading.height": 64,
+    "loading.width": 32,
+    "sampling.identities": 3,
+    "sampling.crops": 2,
+    "epochs": 3,
+    "steps_per_epoch": 2,
+}
+
+
+def experiment(method: str = "baseline", **assignments: object) -> Experiment:
+    return compose(method, SMALL, {k.replace("__", "."): v for k, v in assignments.items()})
+
+
+def losses(run: Run) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k.startswith("loss/")} for row in run.metrics()]
+
+
+def test_a_run_leaves_all_that_repeats_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", experiment())
+    told: list[float] = []
+    learn_here(run, open_sources(run.experiment), lambda m: told.append(m["epoch"]))
+    assert told == [1, 2, 3]
+    assert [row["epoch"] for row in run.metrics()] == told
+    recorded = run.ranking()
+    assert recorded["seen"].keys() == recorded["data"].keys() == {"snow", "subway"}
+    assert recorded["fingerprint"] == load_trained(run.folder).fingerprint
+    again = Run(tmp_path / "again", compose("baseline", SMALL))
+    learn_here(again, open_sources(again.experiment), lambda _: None)
+    assert losses(again) == losses(run)
+    assert again.ranking()["fingerprint"] == recorded["fingerprint"]
+    # Finished: nothing to do, nothing changed.
+    learn_here(run, [], lambda _: pytest.fail("learnt again"))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    straight = Run(tmp_path / "straight", experiment("gmn", config__hidden=8))
+    sources = open_sources(straight.experiment)
+    learn_here(straight, sources, lambda _: None)
+
+    def interrupt(metrics: dict[str, float]) -> None:
+        if metrics["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    run = Run(tmp_path / "run", straight.experiment)
+    with pytest.raises(KeyboardInterrupt):
+        learn_here(run, sources, interrupt)
+    learn_here(Run(tmp_path / "run", straight.experiment), sources, lambda _: None)
+    assert losses(run) == losses(straight)
+    assert run.ranking()["fingerprint"] == straight.ranking()["fingerprint"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path, experiment())
+    with pytest.raises(ValueError, match=r"other settings; give this one another --name"):
+        Run(tmp_path, experiment(seed=1))
+
+
+def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
+    """Learn the workers' batches in one process: gradients averaged over the ranks' batches."""
+    crops = TrainingSet(open_sources(made), made.loading)
+    method = build(made, crops.census).to(memory_format=torch.channels_last).train()
+    optimiser = _optimiser(method, made.optimiser)
+    samplers = [
+        IdentitySampler(
+            made.sampling, crops.identities, crops.domains, crops.names,
+            seed=made.seed, rank=rank, world=world,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    epochs = []
+    for epoch in range(made.epochs):
+        per_rank = [list(s.epoch(epoch, made.steps_per_epoch)) for s in samplers]
+        sums: dict[str, float] = {}
+        for step in range(made.steps_per_epoch):
+            optimiser.zero_grad()
+            for rank in range(world):
+                pixels, *labels = crops[per_rank[rank][step]]
+                found = method(Batch(as_images(pixels), *labels))
+                (sum(found.values()) / world).backward()
+                for name, loss in found.items():
+                    share = loss.item() / world / made.steps_per_epoch
+                    sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0) + share
+            done = (epoch * made.steps_per_epoch + step) / (made.epochs * made.steps_per_epoch)
+            for group in optimiser.param_groups:
+                group["lr"] = made.optimiser.lr * _rate(made.optimiser, done)
+            torch.nn.utils.clip_grad_norm_(method.parameters(), made.optimiser.clip)
+            optimiser.step()
+        epochs.append(sums)
+    return epochs
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_equal_one_process_on_the_same_batches(tmp_path: Path) -> None:
+    # Without random views and in fp32, so that the batches are the same to the bit.
+    made = experiment(views__flip=0, views__shift=0, precision="fp32", epochs=2)
+    run = Run(tmp_path / "run", made)
+    told: list[float] = []
+    train_on_ray(run, 2, lambda m: told.append(m["epoch"]))
+    assert told == [1, 2]
+    for found, expected in zip(losses(run), reference_losses(made, 2), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+    assert run.ranking()["workers"] == 2
+    trained = load_trained(run.folder)
+    assert trained.experiment == made
+    with torch.inference_mode():
+        assert trained.method.embed(torch.rand(2, 3, 64, 32)).isfinite().all()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_users_mistake_comes_back_from_the_workers_as_one(tmp_path: Path) -> None:
+    made = experiment(sources=[f"market1501={tmp_path / 'nowhere'}"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train_on_ray(Run(tmp_path / "run", made), 1, lambda _: None)
+
+
+def worker_processes(driver: int) -> list[psutil.Process]:
+    """Return the Ray Train workers of a driver's private cluster."""
+    family = psutil.Process(driver).children(recursive=True)
+    return [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = [
+        f"--set={path}={json.dumps(value)}" for path, value in SMALL.items() if path != "sources"
+    ]
+    sources = [f"--source={source}" for source in SMALL["sources"]]
+    place = [f"--results={folder}", "--name=run", "--workers=2"]
+    code = "from rayreid.cli import main; main()"
+    return [sys.executable, "-c", code, "train", "baseline", *sources, *settings, *place, *more]
+
+
+def wait_for_epoch(run: Path, epoch: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        path = run / "metrics.jsonl"
+        if path.is_file() and len(path.read_text().splitlines()) >= epoch:
+            return
+        assert process.poll() is None, "ended too early"
+        time.sleep(0.1)
+    pytest.fail(f"no epoch {epoch} in time")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_a_killed_worker_or_driver_loses_no_finished_epoch(tmp_path: Path, victim: str) -> None:
+    long = ["--set=epochs=12", "--set=steps_per_epoch=40"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(command(tmp_path, *long), env=environment)
+    wait_for_epoch(tmp_path / "run", 3, process)
+    if victim == "worker":
+        workers = worker_processes(process.pid)
+        assert len(workers) == 2
+        workers[1].send_signal(signal.SIGKILL)
+    else:
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        before = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        assert before < 12, "it was over before it was killed"
+        process = subprocess.Popen(command(tmp_path, *long), env=environment)
+    assert process.wait(400) == 0
+    run = Run(tmp_path / "run", load_trained(tmp_path / "run").experiment)
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(row)["epoch"] for row in rows]
+    assert sorted(set(epochs)) == list(range(1, 13))
+    # An epoch that was learnt twice came out twice alike: going on is exact.
+    by_epoch: dict[int, list[dict[str, float]]] = {}
+    for row in map(json.loads, rows):
+        by_epoch.setdefault(row["epoch"], []).append(
+            {k: v for k, v in row.items() if k.startswith("loss/")}
+        )
+    for repeats in by_epoch.values():
+        for repeat in repeats[1:]:
+            assert repeat == pytest.approx(repeats[0], rel=1e-3)
+    assert len(epochs) <= 12 + 3, "epochs that were checkpointed were learnt again"
+    assert run.finished

@@ -1,0 +1,168 @@
+"""One real study on Ray Tune and Optuna, and what it may not do."""
+
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+import rayreid.tune
+from rayreid.batch import Batch
+from rayreid.experiment import compose, load_experiment
+from rayreid.methods.gmn import GMN
+from rayreid.search_space import parse_space
+from rayreid.settings import dotted
+from rayreid.tune import METRIC, Search, StudySettings, study
+
+SMALL = {
+    "sources": ["synthetic=snow", "synthetic=subway", "synthetic=plaza-noon"],
+    "synthetic.train_people": 8,
+    "synthetic.test_people": 4,
+    "synthetic.cameras": 2,
+    "synthetic.crops": 2,
+    "trunk.name": "test_resnet",
+    "trunk.weights": "none",
+    "loading.height": 64,
+    "loading.width": 32,
+    "sampling.identities": 3,
+    "sampling.crops": 2,
+    "optimiser.lr": 3e-3,
+    "config.hidden": 8,
+    "config.dropout_warmup_epochs": 0,
+    "epochs": 3,
+    "steps_per_epoch": 2,
+}
+SPACE = {
+    "config.dropout_rate": {"float": {"low": 0.0, "high": 0.7}},
+    "config.pair_weight": {"categorical": {"choices": [1.0, 0.5, 666.0]}},
+    "optimiser.lr": {"float": {"low": 1e-3, "high": 1e-2, "log": True}},
+}
+
+
+class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
+    """A method that crashes under one of the values that a search may try."""
+
+    Config = GMN.Config
+    recipe = GMN.recipe
+
+    def __init__(self, config: object, trunk: object, census: object) -> None:
+        super().__init__(config, trunk, census)
+        self.inner = GMN(config, trunk, census)
+        self.fragile = config.pair_weight == 666.0
+
+    def embed(self, images: object) -> object:
+        return self.inner.embed(images)
+
+    def score(self, queries: object, gallery: object) -> object:
+        return self.inner.score(queries, gallery)
+
+    def forward(self, batch: Batch) -> dict[str, object]:
+        if self.fragile:
+            raise RuntimeError("crashed on purpose")
+        return self.inner(batch)
+
+
+def recorded(folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+    return optuna.load_study(study_name=folder.name, storage=storage)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path) -> None:
+    start = compose("tests.test_tune:Fragile", SMALL)
+    told: list[str] = []
+    folder = tmp_path / "study"
+    settings = StudySettings(trials=8, seed=1, parallel=2)
+    best = study(start, parse_space(SPACE), folder, settings, target="synthetic=law-1",
+                 tell=told.append)  # fmt: skip
+    trials = recorded(folder).trials
+    assert len(trials) == 8
+    assert not [t for t in trials if t.state is TrialState.RUNNING]
+    crashed = [t for t in trials if t.params["config.pair_weight"] == 666.0]
+    assert crashed, "the seed tries the value that crashes"
+    assert all(t.state is TrialState.FAIL for t in crashed)
+    first = {"config.dropout_rate": 0.5, "config.pair_weight": 1.0, "optimiser.lr": 3e-3}
+    assert trials[0].params == first, "the start is trial 1"
+
+    rows = pq.read_table(folder / "trials.parquet").to_pylist()
+    by_trial: dict[int, list[dict[str, object]]] = {}
+    for row in rows:
+        by_trial.setdefault(row["trial"], []).append(row)
+        held_out = [row[f"mAP/{name}"] for name in ("snow", "subway", "plaza-noon")]
+        assert row[METRIC] == pytest.approx(sum(held_out) / 3)
+    last = {tuple(r[-1][f"setting/{p}"] for p in SPACE): r[-1] for r in by_trial.values()}
+    for trial in trials:
+        if trial in crashed:
+            continue
+        # What the learner says it learnt with is what Optuna sampled.
+        row = last[tuple(trial.params[path] for path in SPACE)]
+        ended = row["epoch"] == 3
+        assert trial.state is (TrialState.COMPLETE if ended else TrialState.PRUNED)
+        assert trial.value == pytest.approx(row[METRIC])
+        assert max(trial.intermediate_values) == row["epoch"]
+    states = {row["state"] for row in last.values()}
+    assert states == {"ended", "stopped"}, "ASHA stopped some and let some end"
+    losses = {row["loss/pair"] for row in rows if row["epoch"] == 1}
+    assert len(losses) == len(by_trial), "other settings, other losses"
+
+    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+    winner = max(complete, key=lambda trial: trial.value)
+    assert {path: dotted(best.tree())[path] for path in SPACE} == winner.params
+    assert load_experiment(folder / "best.yaml") == best
+    assert sum("crashed" in line for line in told) == len(crashed)
+    with pytest.raises(ValueError, match="holds a study already"):
+        study(start, parse_space(SPACE), folder, settings, tell=told.append)
+
+
+def test_the_target_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = compose("gmn", SMALL)
+    opened: list[str] = []
+
+    class OpenedAllError(Exception):
+        pass
+
+    def watch(experiment: object) -> list[object]:
+        opened.extend(experiment.sources)
+        raise OpenedAllError
+
+    monkeypatch.setattr(rayreid.tune, "open_sources", watch)
+    with pytest.raises(OpenedAllError):
+        study(start, parse_space(SPACE), tmp_path / "s", StudySettings(),
+              target=f"market1501={tmp_path / 'not even there'}", tell=print)  # fmt: skip
+    assert opened == list(start.sources)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "target", "said"),
+    [
+        ({}, "synthetic=snow", "is the target and a source"),
+        ({"sources": ["synthetic=snow"]}, None, "needs at least two sources"),
+        ({"config.dropout_rate": 0.9}, None, "lies outside its range"),
+    ],
+)
+def test_a_study_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, assignments: dict[str, object], target: str | None, said: str
+) -> None:
+    start = compose("gmn", SMALL, assignments)
+    with pytest.raises(ValueError, match=said):
+        study(start, parse_space(SPACE), tmp_path / "s", StudySettings(), target=target, tell=print)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_stopped_trial_is_pruned_with_its_last_value() -> None:
+    search = Search(parse_space(SPACE), epochs=5, study_name="s")
+    for trial, epochs, error in (("ended", 5, False), ("stopped", 2, False), ("crashed", 1, True)):
+        search.suggest(trial)
+        for epoch in range(1, epochs + 1):
+            result = {METRIC: epoch / 10, "epoch": epoch, "training_iteration": epoch}
+            if epoch < epochs:
+                search.on_trial_result(trial, result)
+        search.on_trial_complete(trial, None if error else result, error)
+    ended, stopped, crashed = search._ot_study.trials
+    assert (ended.state, ended.value) == (TrialState.COMPLETE, 0.5)
+    assert (stopped.state, stopped.value) == (TrialState.PRUNED, 0.2)
+    assert stopped.intermediate_values == {1: 0.1, 2: 0.2}
+    assert crashed.state is TrialState.FAIL
