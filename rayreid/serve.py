@@ -1,161 +1,26 @@
-"""A trained method behind HTTP on Ray Serve.
+"""A trained method behind HTTP on Ray Serve: starting and stopping it."""
 
-An `Ingress` reads and decodes requests; a `Matcher` holds the method, and embeds and scores
-for all requests that are there at a time, in batches. Embeddings never leave the matcher.
-"""
-
-import asyncio
-import functools
 import http.client
 import json
-import logging
-import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
 # isort: split
-import numpy as np
-import torch
-from fastapi import FastAPI
-from jaxtyping import Float32, UInt8
+import ray
 from ray import serve
-from ray.exceptions import RayActorError
 from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
-from torch import Tensor
 
 from rayreid.checkpoint import load_trained
-from rayreid.match_api import Matched, Served, Work, api
-from rayreid.match_pairs import Comparison, call_cost, embed_distinct, score_together
-from rayreid.match_request import Limits, RefusalError
-
-log = logging.getLogger(__name__)
+from rayreid.match_api import Served
+from rayreid.match_deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
+from rayreid.match_request import Limits
 
 APPLICATION = "rayreid"
 """Name of the application in Ray Serve."""
-IMAGES_PER_BATCH, REQUESTS_PER_BATCH = 64, 16
-"""Most images that are embedded, and most requests that are scored, at a time."""
-BATCH_WAIT_S = 0.004
-"""How long a batch waits for further requests: less than embedding a crop takes on a CPU."""
-ALIVE_S = 5
-"""How long a matcher may take to show that it is there."""
-RETRY_AFTER_S = 1
-"""When a client that was refused for lack of room may try again."""
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """One image on its way to the method."""
-
-    key: str
-    pixels: UInt8[np.ndarray, "h w 3"]
-
-
-class Matcher:
-    """Holds the method; raises `ValueError` where the run is no longer the one to serve."""
-
-    def __init__(self, run: Path, fingerprint: str, replicas: int, cuda: bool):
-        trained = load_trained(run)
-        if trained.fingerprint != fingerprint:
-            raise ValueError(
-                f"{run} holds weights {trained.fingerprint}, not {fingerprint} as when the "
-                "service was started; start it again"
-            )
-        # The same numbers whatever else is in a batch: TF32 would round to 11 bits, in ways
-        # that differ with the shape of the batch.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        # One core is left for Serve's proxy and the decoding: threads that wait for a core hold up
-        # all others at every step.
-        threads = max(1, (len(os.sched_getaffinity(0)) - 1) // replicas)
-        self.method = trained.method.to("cuda" if cuda else "cpu")
-        # One thread that computes: memory is that of one batch, and the event loop stays free
-        # to gather the next one.
-        self.worker = ThreadPoolExecutor(1, "torch", torch.set_num_threads, (threads,))
-        # The first batch is the slowest, and shows whether the method works on this machine.
-        loading = trained.experiment.loading
-        blank = np.zeros((loading.height, loading.width, 3), np.uint8)
-        (embedding,) = self.worker.submit(embed_distinct, self.method, [""], [blank]).result()
-        self.call_cost = self.worker.submit(call_cost, self.method, embedding).result()
-
-    async def alive(self) -> None:
-        """Return, to show that there is someone."""
-
-    async def match(self, work: Work) -> Matched:
-        """Return the scores of a request."""
-        started = time.perf_counter()
-        images = map(Image, work.keys, work.pixels)
-        embeddings = await asyncio.gather(*map(self.embed, images))
-        embedded = time.perf_counter()
-        scores = await self.score(Comparison(work.keys, embeddings, work.pairs))
-        return Matched(scores, embedded - started, time.perf_counter() - embedded)
-
-    @serve.batch(max_batch_size=IMAGES_PER_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def embed(self, images: list[Image]) -> list[Tensor]:
-        """Return the embeddings of images of any requests."""
-        keys, pixels = [image.key for image in images], [image.pixels for image in images]
-        return await self._computed(embed_distinct, self.method, keys, pixels)
-
-    @serve.batch(max_batch_size=REQUESTS_PER_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def score(self, comparisons: list[Comparison]) -> list[Float32[np.ndarray, " p"]]:
-        """Return the scores of each of some requests."""
-        return await self._computed(score_together, self.method, comparisons, free=self.call_cost)
-
-    async def _computed(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-        call = functools.partial(function, *arguments, **named)
-        return await asyncio.get_running_loop().run_in_executor(self.worker, call)
-
-
-class Ingress:
-    """Reads requests and asks a matcher."""
-
-    def __init__(self, matcher: DeploymentHandle[Matcher], served: Served, limits: Limits):
-        self.matcher, self.served, self.limits = matcher, served, limits
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the HTTP interface; Serve calls this in the replica."""
-        return api(self.served, self.limits, self.match, self.alive)
-
-    async def match(self, work: Work) -> Matched:
-        """Return the scores of a request; errors as `answered`."""
-        matched: Matched = await answered(self.matcher.match.remote, work)
-        return matched
-
-    async def alive(self) -> None:
-        """Return when a matcher answers; errors as `answered`, or when it takes too long."""
-        try:
-            async with asyncio.timeout(ALIVE_S):
-                await answered(self.matcher.alive.remote)
-        except TimeoutError:
-            raise RefusalError(
-                503, f"no matcher answers within {ALIVE_S} s; try again later", RETRY_AFTER_S
-            ) from None
-
-
-async def answered(ask: Callable[P, Awaitable[R]], *arguments: P.args, **named: P.kwargs) -> R:
-    """Return a deployment's answer; `RefusalError` 503 where it has no room, or is not there."""
-    try:
-        return await ask(*arguments, **named)
-    except BackPressureError:
-        raise RefusalError(
-            503, "too many requests are waiting; try again later", RETRY_AFTER_S
-        ) from None
-    except (DeploymentUnavailableError, RayActorError) as error:
-        log.warning("no matcher answers: %s", error)
-        raise RefusalError(503, "no matcher is running; try again later", RETRY_AFTER_S) from None
 
 
 def start(
@@ -175,15 +40,18 @@ def start(
     each replica, and may be a fraction; ``timeout`` is in seconds. On a cluster, ``run`` lies
     on storage that all nodes share, and HTTP is answered by the head node alone.
 
-    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served or a port that is
-    taken, before anything is deployed; `RuntimeError` where the service does not come up.
+    A service that runs already is replaced. Raises `FileNotFoundError` or `ValueError` for a run
+    that cannot be served or an address that cannot be had, before anything is deployed;
+    `RuntimeError` where the service does not come up.
     """
     run, limits = run.absolute(), limits or Limits()
     trained = load_trained(run)
     loading = trained.experiment.loading
     named = name or (run.parent if run.name == "best" else run).name
     served = Served(named, trained.fingerprint, loading.height, loading.width)
-    if not serve.status().proxies:
+    if serve.status().proxies:
+        _refuse_elsewhere(host, port)
+    else:
         _refuse_taken(host, port)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
@@ -246,12 +114,25 @@ def _refuse_taken(host: str, port: int) -> None:
             ) from None
 
 
+def _refuse_elsewhere(host: str, port: int) -> None:
+    """Raise `ValueError` where the Serve that is running does not listen at this address."""
+    try:
+        status, _ = _get(host, port, "/-/healthz")
+    except (OSError, http.client.HTTPException):
+        status = 0
+    if status != 200:
+        raise ValueError(
+            f"Ray Serve is already running on this cluster, and not at {_url(host, port)}; "
+            "start at its address, or stop it first"
+        )
+
+
 def _await_running(deadline: float) -> None:
-    while time.monotonic() < deadline:
+    while True:
         application = serve.status().applications[APPLICATION]
         if application.status == ApplicationStatus.RUNNING:
             return
-        if application.status == ApplicationStatus.DEPLOY_FAILED:
+        if application.status == ApplicationStatus.DEPLOY_FAILED or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     reasons = [
@@ -259,31 +140,43 @@ def _await_running(deadline: float) -> None:
         for name, deployment in application.deployments.items()
         if deployment.message.strip()
     ]
-    raise RuntimeError("the service did not start; " + ("; ".join(reasons) or application.message))
+    # No message: the replicas wait for a place.
+    there = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
+    reason = "; ".join(reasons) or f"too little is free of the cluster's {there}"
+    raise RuntimeError(f"the service did not start: {reason}")
 
 
 def _await_answer(host: str, port: int, served: Served, deadline: float) -> str:
-    """Return the service's address when it answers there, and as the model it should be."""
-    # Who listens on all addresses is asked on the loopback one.
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-    reason = "no answer"
-    deadline = min(deadline, time.monotonic() + 30)
+    """Return the service's address when it answers there, and as what it should be."""
+    reason = "no time was left"
     while time.monotonic() < deadline:
-        # http.client asks no proxy of the environment, as for an address of this machine.
-        connection = http.client.HTTPConnection(address, port, timeout=5)
         try:
-            connection.request("GET", "/healthz")
-            health = json.loads(connection.getresponse().read())
-            if health.get("fingerprint") == served.fingerprint:
-                return url
-            reason = f"another answer: {health}"
+            _, body = _get(host, port, "/healthz")
+            if json.loads(body).get("fingerprint") == served.fingerprint:
+                return _url(host, port)
+            reason = "another service does"
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(error)
-        finally:
-            connection.close()
         time.sleep(0.1)
-    raise RuntimeError(
-        f"the service runs but does not answer at {url} ({reason}); "
-        "where Ray Serve was already running, it keeps the address that it had"
-    )
+    raise RuntimeError(f"the service runs but does not answer at {_url(host, port)} ({reason})")
+
+
+def _reachable(host: str) -> str:
+    """Return where to ask who listens at ``host``: all addresses include the loopback one."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _url(host: str, port: int) -> str:
+    host = _reachable(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    # http.client, unlike others, asks no proxy that the environment names.
+    connection = http.client.HTTPConnection(_reachable(host), port, timeout=ALIVE_S + 1)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()

@@ -67,8 +67,9 @@ def train_on_ray(
             ),
         )
         result = trainer.fit()
-    if isinstance(result.return_value, Exception):
-        raise result.return_value
+    answer = getattr(result, "return_value", None)
+    if isinstance(answer, Exception):
+        raise answer
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as state:
         seconds = round(time.perf_counter() - started, 1)

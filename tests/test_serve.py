@@ -15,7 +15,7 @@ import torch
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
 
-from rayreid import match_api, serve
+from rayreid import match_api, match_deployments, serve
 from rayreid.batch import Census
 from rayreid.checkpoint import Trained, build, load_trained, save_trained
 from rayreid.data.decoding import decode_bytes
@@ -431,9 +431,11 @@ def test_a_failure_is_one_sentence_without_its_reason() -> None:
 
 def test_a_queue_that_is_full_is_answered_try_again() -> None:
     async def full(_: Work) -> Matched:
-        raise serve.BackPressureError(8, 8)
+        raise match_deployments.BackPressureError(8, 8)
 
-    response = asked(lambda work: serve.answered(full, work), json=in_json(TWO, [[0, 1]]))
+    response = asked(
+        lambda work: match_deployments.answered(full, work), json=in_json(TWO, [[0, 1]])
+    )
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "1"
     assert "try again later" in response.json()["error"]
@@ -547,6 +549,12 @@ def test_refusals_reach_the_client(client: httpx.Client) -> None:
     for status, request in requests.items():
         response = client.post(PATH, **request)
         assert (response.status_code, list(response.json())) == (status, ["error"])
+
+
+def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
+    with pytest.raises(ValueError, match="already running on this cluster, and not at"):
+        serve.start(run, port=free_port())
+    assert client.get("/healthz").status_code == 200
 
 
 def test_too_many_requests_are_told_to_come_back(client: httpx.Client) -> None:
