@@ -3,10 +3,13 @@
 import base64
 import io
 import json
+import logging
+import socket
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -16,13 +19,14 @@ from PIL import Image
 from rayreid.batch import Domain
 from rayreid.checkpoint import load_trained
 from rayreid.data.loading import Pixels
+from rayreid.data.sources import domain_name
 from rayreid.data.synthetic import contact_sheet
 from rayreid.evaluate import open_target, rank_by_histogram
 from rayreid.experiment import Experiment, compose
 from rayreid.gallery import Target
 from rayreid.ranking.metrics import Ranking
 from rayreid.report import ranked_lists, table
-from rayreid.run import Run
+from rayreid.run import Run, open_sources
 from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
 from rayreid.session import session
@@ -47,7 +51,7 @@ SMALL: Mapping[str, object] = {
     "optimiser.weight_decay": 1e-3,
     "optimiser.schedule": "one_cycle",
     "config.margin": 0.0,
-    "epochs": 6,
+    "epochs": 5,
     "steps_per_epoch": 40,
 }
 """What two cores learn in seconds: a 0.4 M-parameter trunk on 64x32 crops, from scratch."""
@@ -93,6 +97,8 @@ def quickstart(folder: Path, tell: Teller) -> Quickstart:
     tell(f"drew {folder / 'contact_sheet.png'}: people x cameras x domains")
     with session(cpus=WORKERS):
         tell("Ray is up")
+        # Serve's own lines would break up ours.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         best = study(
             compose("gmn", SMALL, GMN_SMALL),
             parse_space(SPACE),
@@ -101,14 +107,17 @@ def quickstart(folder: Path, tell: Teller) -> Quickstart:
             tell=tell,
         )
         best.save(folder / "best.yaml")
-        runs = _train_all(best, folder, tell)
-        text = _rank_all(runs, folder, tell)
+        sources = open_sources(best)
+        runs = _train_all(best, sources, folder, tell)
+        text = _rank_all(runs, sources, folder, tell)
         _serve(runs["gmn, tuned"], tell)
     (folder / "README.md").write_text(text)
     return Quickstart(folder, text)
 
 
-def _train_all(best: Experiment, folder: Path, tell: Teller) -> dict[str, Run]:
+def _train_all(
+    best: Experiment, sources: Sequence[Domain], folder: Path, tell: Teller
+) -> dict[str, Run]:
     """Train the best setting and the two controls, alike, on all sources with DDP workers."""
     shared = {k: v for k, v in dotted(best.tree()).items() if k.startswith(SHARED)}
     experiments = {
@@ -131,23 +140,24 @@ def _train_all(best: Experiment, folder: Path, tell: Teller) -> dict[str, Run]:
             tell(f"{name}: epoch {epoch}/{epochs}, loss {loss:.2f}, {speed:.0f} images/s")
 
         runs[name] = Run(folder / place, experiment)
-        train_on_ray(runs[name], WORKERS, listen)
+        train_on_ray(runs[name], WORKERS, listen, sources=sources)
     return runs
 
 
-def _rank_all(runs: Mapping[str, Run], folder: Path, tell: Teller) -> str:
+def _rank_all(
+    runs: Mapping[str, Run], sources: Sequence[Domain], folder: Path, tell: Teller
+) -> str:
     """Rank every method on the sources' unseen people and on the unseen domains; return a page."""
     methods = {name: load_trained(run.best) for name, run in runs.items()}
     some = next(iter(runs.values())).experiment
     results: dict[str, list[Ranking]] = {name: [] for name in (*methods, "colour histogram")}
-    for target in (*SOURCES, *UNSEEN):
-        domain = open_target(target, some)
+    for domain in chain(sources, (open_target(target, some) for target in UNSEEN)):
         for name, trained in methods.items():
             results[name].append(Target(domain, some.loading).rank(trained.method))
         results["colour histogram"].append(rank_by_histogram(domain, some.loading))
         latest = ", ".join(f"{name} {ranks[-1].map:.3f}" for name, ranks in results.items())
         tell(f"mAP on {domain.name}: {latest}")
-        if target == UNSEEN[0]:
+        if domain.name == domain_name(UNSEEN[0]):
             scores = Target(domain, some.loading).scores(methods["gmn, tuned"].method)
             picture = ranked_lists(scores, domain.query, domain.gallery, some.loading)
             picture.save(folder / "ranked_lists.png")
@@ -180,7 +190,7 @@ def _serve(run: Run, tell: Teller) -> None:
     """Serve a run, ask it over HTTP for the scores of a few pairs, and stop it."""
     domain = open_target(UNSEEN[0], run.experiment)
     pairs, images, same = _some_pairs(domain, run.experiment)
-    url = start(run.folder)
+    url = start(run.folder, port=free_port())
     tell(f"serving {run.folder.name} at {url}")
     try:
         body = json.dumps({"images": images, "pairs": pairs}).encode()
@@ -219,3 +229,11 @@ def _png(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

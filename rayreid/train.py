@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from rayreid.batch import Domain
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
 from rayreid.run import Listener, Run, best_device, finish, open_sources, save_epoch
@@ -32,13 +33,20 @@ MAX_FAILURES = 3
 
 
 def train_on_ray(
-    run: Run, workers: int, listen: Listener, *, gpus: bool | None = None, cpus: int = 1
+    run: Run,
+    workers: int,
+    listen: Listener,
+    *,
+    sources: Sequence[Domain] | None = None,
+    gpus: bool | None = None,
+    cpus: int = 1,
 ) -> None:
     """Learn a run with DDP over ``workers`` Ray Train workers (gloo on CPUs, NCCL on GPUs).
 
     A worker that dies is replaced and the run goes on from its last epoch; called again
     after the driver died, it goes on likewise. Each worker gets a GPU where the cluster has
-    them (or as ``gpus`` says) and ``cpus`` cores.
+    them (or as ``gpus`` says) and ``cpus`` cores. ``sources`` spares opening them here once more,
+    for the ranking at the end.
 
     Raises `ValueError` for a cluster that is too small, and what stopped the workers.
     """
@@ -73,10 +81,11 @@ def train_on_ray(
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as state:
         seconds = round(time.perf_counter() - started, 1)
-        finish(run, Path(state), open_sources(run.experiment), workers=workers, seconds=seconds)
+        opened = open_sources(run.experiment) if sources is None else sources
+        finish(run, Path(state), opened, workers=workers, seconds=seconds)
 
 
-def _work(config: dict[str, Any]) -> Exception | None:
+def _work(config: dict[str, Any]) -> Any:
     """Learn on one worker; rank 0 keeps the log and the checkpoints.
 
     Returns a user's mistake instead of raising it: Ray would start the workers again, only

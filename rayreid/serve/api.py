@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from rayreid.data.decoding import decode_bytes
-from rayreid.match_request import Asked, JsonBody, Limits, RefusalError, read
+from rayreid.serve.request import Asked, JsonBody, Limits, RefusalError, read
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def api(
         return Health(status="ok", model=served.model, fingerprint=served.fingerprint)
 
     @app.post("/v1/match/pairs", openapi_extra={"requestBody": _BODIES})
-    async def match_pairs(request: Request) -> Answer:
+    async def pairs(request: Request) -> Answer:
         """Score pairs of images."""
         request_id = _request_id(request)
         asked = await read(request, limits)

@@ -15,9 +15,9 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus
 
 from rayreid.checkpoint import load_trained
-from rayreid.match_api import Served
-from rayreid.match_deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
-from rayreid.match_request import Limits
+from rayreid.serve.api import Served
+from rayreid.serve.deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
+from rayreid.serve.request import Limits
 
 APPLICATION = "rayreid"
 """Name of the application in Ray Serve."""

@@ -29,9 +29,9 @@ from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from rayreid.checkpoint import load_trained
-from rayreid.match_api import Matched, Served, Work, api
-from rayreid.match_pairs import Comparison, call_cost, embed_distinct, score_together
-from rayreid.match_request import Limits, RefusalError
+from rayreid.serve.api import Matched, Served, Work, api
+from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_together
+from rayreid.serve.request import Limits, RefusalError
 
 log = logging.getLogger(__name__)
 

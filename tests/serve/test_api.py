@@ -1,0 +1,237 @@
+"""The HTTP interface, without Ray."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.exceptions import RequestValidationError
+
+from rayreid.data.decoding import decode_bytes
+from rayreid.serve import deployments
+from rayreid.serve.api import Matched, Served, Work, _refused_by_framework
+from rayreid.serve.api import api as build_api
+from rayreid.serve.request import Limits
+from tests.serve.pictures import HEIGHT, PATH, TIMEOUT, WIDTH, decoded, in_json, picture, raw
+
+SMALL = Limits(body_bytes=4096, image_bytes=2048, images=3, pairs=4)
+
+
+def asked(
+    match: Callable[[Work], Awaitable[Matched]] | None = None,
+    limits: Limits = SMALL,
+    method: str = "POST",
+    path: str = PATH,
+    **request: object,
+) -> httpx.Response:
+    """Return the interface's answer to a request, ``match`` matching (by default with zeros)."""
+
+    async def zeros(work: Work) -> Matched:
+        return Matched(np.zeros(len(work.pairs), np.float32), 0.001, 0.002)
+
+    async def alive() -> None:
+        return None
+
+    async def ask() -> httpx.Response:
+        app = build_api(Served("m", "f", HEIGHT, WIDTH), limits, match or zeros, alive)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            return await client.request(method, path, timeout=TIMEOUT, **request)
+
+    return asyncio.run(ask())
+
+
+def form(images: int, pairs: str | None) -> dict[str, object]:
+    return {
+        "files": [("images", (f"{i}.png", picture(i))) for i in range(images)],
+        "data": {} if pairs is None else {"pairs": pairs},
+    }
+
+
+async def streamed(size: int):
+    for _ in range(0, size, 512):
+        yield b"x" * 512
+
+
+TWO = [picture(0), picture(1)]
+REFUSED = {
+    "not JSON": (400, "the body is not JSON", raw(b'{"images": [')),
+    "not UTF-8": (400, "the body is not JSON", raw(b'{"images": ["\xff"]}')),
+    "not an object": (422, "the body: ", raw(b"[]")),
+    "no images field": (422, "there is no field 'images'", {"json": {"pairs": []}}),
+    "no pairs field": (422, "there is no field 'pairs'", {"json": {"images": []}}),
+    "unknown field": (422, "'url'", {"json": in_json(TWO, [[0, 1]]) | {"url": "http://x"}}),
+    "images of another type": (422, "images[0]: ", {"json": {"images": [3], "pairs": [[0, 0]]}}),
+    "not base64": (422, "images[1] is not base64", {"json": {"images": ["", "%"], "pairs": []}}),
+    "pair of one": (422, "pairs[0][1]: ", {"json": in_json(TWO, [[0]])}),
+    "pair of three": (422, "pairs[0]: ", {"json": in_json(TWO, [[0, 1, 1]])}),
+    "pair of texts": (422, "pairs[0][0]: ", {"json": in_json(TWO, [["0", "1"]])}),
+    "pair of fractions": (422, "pairs[0][1]: ", {"json": in_json(TWO, [[0, 0.5]])}),
+    "no pairs": (422, "there are no pairs", {"json": in_json(TWO, [])}),
+    "index too large": (
+        422,
+        "pairs[1] names image 2 of 2",
+        {"json": in_json(TWO, [[0, 1], [2, 0]])},
+    ),
+    "index negative": (422, "pairs[0] names image -1", {"json": in_json(TWO, [[0, -1]])}),
+    "index huge": (422, "pairs[0] names image 1000", {"json": in_json(TWO, [[0, 10**30]])}),
+    "too many pairs": (422, "5 pairs, more than 4", {"json": in_json(TWO, [[0, 1]] * 5)}),
+    "too many images": (422, "4 images, more than 3", {"json": in_json(TWO * 2, [[0, 1]])}),
+    "image unreadable": (422, "images[1]", {"json": in_json([TWO[0], b"nothing"], [[0, 1]])}),
+    "image empty": (422, "images[1]", {"json": in_json([TWO[0], b""], [[0, 0]])}),
+    "image truncated": (422, "images[0]", {"json": in_json([TWO[0][:60]], [[0, 0]])}),
+    "image too large": (413, "images[0] is larger", {"json": in_json([b"x" * 2049], [[0, 0]])}),
+    "body too large": (413, "the body is larger than 4096", raw(b"x" * 5000)),
+    "body too large, streamed": (
+        413,
+        "the body is larger than 4096",
+        {"content": streamed(8192), "headers": {"Content-Type": "application/json"}},
+    ),
+    "another type": (415, "'text/plain'", raw(b"x", "text/plain")),
+    "no type": (415, "the content type is missing", {"content": b"{}"}),
+    "compressed": (
+        415,
+        "compressed",
+        {"json": in_json(TWO, [[0, 1]]), "headers": {"Content-Encoding": "gzip"}},
+    ),
+    "form without a boundary": (400, "boundary", raw(b"x", "multipart/form-data")),
+    "form unreadable": (400, "the form is refused", raw(b"x", "multipart/form-data; boundary=b")),
+    "form without pairs": (422, "there is no field 'pairs'", form(2, None)),
+    "form without images": (
+        422,
+        "there is no field 'images'",
+        {"files": [("pairs", (None, "[[0, 1]]"))]},
+    ),
+    "form with pairs twice": (
+        422,
+        "more than one field 'pairs'",
+        {"files": [("images", TWO[0]), ("pairs", (None, "[]")), ("pairs", (None, "[]"))]},
+    ),
+    "form with another field": (422, "'gallery'", {"files": [("gallery", TWO[0])]}),
+    "form with an image as text": (422, "'images'", {"files": [("images", (None, "text"))]}),
+    "form with pairs not JSON": (400, "the field 'pairs' is not JSON", form(2, "0,1")),
+    "form with pairs of texts": (422, "pairs[0]: ", form(2, '["01"]')),
+    "form with too many images": (
+        422,
+        "too many",
+        form(4, "[[0, 1]]") | {"limits": Limits(images=3)},
+    ),
+    "form with a large image": (
+        413,
+        "images[0] is larger",
+        {"files": [("images", b"x" * 2049)], "data": {"pairs": "[[0, 0]]"}},
+    ),
+    "form too large": (413, "the body is larger", {"files": [("images", b"x" * 5000)]}),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_wrong_requests_are_refused_with_one_sentence(kind: str) -> None:
+    status, reason, request = REFUSED[kind]
+    response = asked(**request)
+    assert (response.status_code, list(response.json())) == (status, ["error"])
+    sentence = response.json()["error"]
+    assert reason in sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 200
+
+
+def test_reading_stops_where_a_body_is_too_large() -> None:
+    sent = 0
+
+    async def endless():
+        nonlocal sent
+        while True:
+            sent += 512
+            yield b"x" * 512
+
+    response = asked(content=endless(), headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+    assert sent <= SMALL.body_bytes + 2 * 512
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", PATH, 405), ("POST", "/x", 404)])
+def test_other_routes_answer_in_json(method: str, path: str, status: int) -> None:
+    response = asked(method=method, path=path)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(f"{method} {path}: ")
+
+
+def test_a_list_of_mistakes_becomes_a_sentence() -> None:
+    error = RequestValidationError([{"loc": ("query", "n"), "msg": "Field required"}])
+    response = asyncio.run(_refused_by_framework(None, error))
+    assert response.status_code == 422
+    assert json.loads(response.body) == {"error": "query.n: Field required"}
+
+
+def test_an_answer_says_what_was_done() -> None:
+    pairs = [[0, 1], [1, 1]]
+    answer = asked(json=in_json(TWO, pairs), headers={"X-Request-ID": "mine"}).json()
+    assert answer.pop("timings_ms").keys() == {"decode", "embed", "score"}
+    assert answer == {
+        "scores": [0.0, 0.0],
+        "model": "m",
+        "fingerprint": "f",
+        "request_id": "mine",
+        "embedded": 2,
+    }
+    assert asked(json=in_json(TWO, pairs)).json()["request_id"]
+
+
+def test_images_of_equal_contents_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def decode(data: bytes, name: str, height: int, width: int) -> np.ndarray:
+        names.append(name)
+        return decode_bytes(data, name, height, width)
+
+    works = []
+
+    async def match(work: Work) -> Matched:
+        works.append(work)
+        return Matched(np.zeros(len(work.pairs), np.float32), 0.0, 0.0)
+
+    monkeypatch.setattr("rayreid.serve.api.decode_bytes", decode)
+    images = [picture(1), picture(0), picture(1)]
+    answer = asked(match, json=in_json(images, [[0, 1], [0, 2], [2, 1]]))
+    assert answer.json()["embedded"] == 2
+    assert sorted(names) == ["images[0]", "images[1]"]
+    assert works[0].pairs.tolist() == [[0, 1], [0, 0], [0, 1]]
+    np.testing.assert_array_equal(works[0].pixels, [decoded(picture(1)), decoded(picture(0))])
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_reach_no_one(
+    score: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def match(_: Work) -> Matched:
+        return Matched(np.array([0, score], np.float32), 0.0, 0.0)
+
+    with caplog.at_level(logging.ERROR):
+        response = asked(match, json=in_json(TWO, [[0, 1], [1, 0]]))
+    assert response.status_code == 500
+    assert response.json() == {"error": "the model's score of pairs[1] is no finite number"}
+    assert "1 of 2 scores" in caplog.text
+
+
+def test_a_failure_is_one_sentence_without_its_reason() -> None:
+    async def match(_: Work) -> Matched:
+        raise KeyError("secret")
+
+    response = asked(match, json=in_json(TWO, [[0, 1]]))
+    assert response.status_code == 500
+    assert list(response.json()) == ["error"]
+    assert "secret" not in response.text
+
+
+def test_a_queue_that_is_full_is_answered_try_again() -> None:
+    async def full(_: Work) -> Matched:
+        raise deployments.BackPressureError(8, 8)
+
+    response = asked(lambda work: deployments.answered(full, work), json=in_json(TWO, [[0, 1]]))
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+    assert "try again later" in response.json()["error"]

@@ -1,0 +1,142 @@
+"""The service over HTTP, on a real Ray Serve."""
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from rayreid import serve
+from rayreid.checkpoint import Trained
+from rayreid.serve.request import Limits
+from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
+
+
+def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no trained run"):
+        serve.start(tmp_path)
+
+
+def test_a_broken_run_is_refused_before_anything_starts(run: Path, tmp_path: Path) -> None:
+    for file in (run / "best").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is broken"):
+        serve.start(tmp_path)
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ValueError, match="choose another port"):
+            serve._refuse_taken("127.0.0.1", other.getsockname()[1])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def client(run: Path, ray_session: None) -> Iterator[httpx.Client]:  # noqa: ARG001 - it runs
+    port = free_port()
+    # Room for the 24 requests of one test, not for the 64 of another.
+    url = serve.start(run, port=port, limits=Limits(admitted=16, waiting=16), timeout=60.0)
+    assert url == f"http://127.0.0.1:{port}"
+    with httpx.Client(
+        base_url=url, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=64)
+    ) as client:
+        yield client
+    serve.stop()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+
+
+def test_health(client: httpx.Client, trained: Trained) -> None:
+    response = client.get("/healthz")
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ok",
+        "model": "tiny",
+        "fingerprint": trained.fingerprint,
+    }
+
+
+def test_scores_are_the_methods_own(client: httpx.Client, trained: Trained) -> None:
+    images = [picture(0), picture(1, "JPEG"), picture(2), picture(0)]
+    pairs = [(0, 1), (1, 0), (2, 1), (0, 3), (3, 2)]
+    wanted = expected(trained, images, pairs)
+    assert np.ptp(wanted) > 1e-2, "a mix-up would not show"
+    files = [("images", (f"{i}", image)) for i, image in enumerate(images)]
+    by_json = client.post(PATH, json=in_json(images, pairs)).json()
+    by_form = client.post(PATH, files=files, data={"pairs": json.dumps(pairs)}).json()
+    for answer in (by_json, by_form):
+        np.testing.assert_allclose(answer["scores"], wanted, atol=1e-5)
+        assert answer["embedded"] == 3
+        assert answer["fingerprint"] == trained.fingerprint
+
+
+def test_requests_at_once_each_get_their_own_scores(client: httpx.Client, trained: Trained) -> None:
+    draws = np.random.default_rng(0)
+    requests = []
+    for n in range(24):
+        # Every request shares its first image with all others, and has others of its own.
+        images = [picture(0), *(picture(100 * n + i) for i in range(1, 2 + n % 4))]
+        pairs = draws.integers(0, len(images), (1 + n % 7, 2)).tolist()
+        requests.append((images, pairs))
+
+    def ask(request: tuple[list[bytes], list[tuple[int, int]]]) -> list[float]:
+        response = client.post(PATH, json=in_json(*request))
+        assert response.status_code == 200, response.text
+        scores: list[float] = response.json()["scores"]
+        return scores
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        answers = list(threads.map(ask, requests, timeout=2 * TIMEOUT))
+    for request, answer in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(answer, expected(trained, *request), atol=1e-5)
+
+
+def test_refusals_reach_the_client(client: httpx.Client) -> None:
+    large = Limits().body_bytes
+    requests = {
+        400: raw(b"{"),
+        413: {
+            "content": (b"x" * 2**20 for _ in range(large // 2**20 + 4)),
+            "headers": {"Content-Type": "application/json"},
+        },
+        415: raw(b"x", "text/plain"),
+        422: {"json": in_json([picture(0), b"nothing"], [[0, 1]])},
+    }
+    for status, request in requests.items():
+        response = client.post(PATH, **request)
+        assert (response.status_code, list(response.json())) == (status, ["error"])
+
+
+def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
+    with pytest.raises(ValueError, match="already running on this cluster, and not at"):
+        serve.start(run, port=free_port())
+    assert client.get("/healthz").status_code == 200
+
+
+def test_too_many_requests_are_told_to_come_back(client: httpx.Client) -> None:
+    images = [picture(i) for i in range(32)]
+    body = in_json(images, [[i, j] for i in range(32) for j in range(32)])
+
+    def ask(_: int) -> httpx.Response:
+        return client.post(PATH, json=body)
+
+    with ThreadPoolExecutor(64) as threads:
+        responses = list(threads.map(ask, range(64), timeout=3 * TIMEOUT))
+    assert {response.status_code for response in responses} == {200, 503}
+    for response in responses:
+        if response.status_code == 503:
+            assert int(response.headers["Retry-After"]) >= 1
+    assert client.get("/healthz").status_code == 200
