@@ -1,0 +1,147 @@
+"""The verbs: what they print, and that mistakes are one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rayreid.cli import cli, make_experiment
+from rayreid.search_space import load_space
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+MINIATURE = [
+    "--source=synthetic=snow",
+    "--source=synthetic=subway",
+    *(
+        f"--set={setting}"
+        for setting in (
+            "synthetic.train_people=8",
+            "synthetic.test_people=4",
+            "synthetic.cameras=2",
+            "synthetic.crops=2",
+            "trunk.name=test_resnet",
+            "trunk.weights=none",
+            "loading.height=64",
+            "loading.width=32",
+            "sampling.identities=3",
+            "sampling.crops=2",
+            "epochs=2",
+            "steps_per_epoch=2",
+        )
+    ),
+]
+
+
+def rayreid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = "from rayreid.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of results with one trained run, trained over the command line."""
+    folder = tmp_path_factory.mktemp("results")
+    answer = rayreid("train", "gmn", *MINIATURE, f"--results={folder}", "--name=run", cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    assert "epoch 2/2" in answer.stdout
+    assert "new people of snow: mAP" in answer.stdout
+    return folder
+
+
+def test_a_finished_run_is_not_trained_again(results: Path) -> None:
+    answer = rayreid("train", "gmn", *MINIATURE, f"--results={results}", "--name=run", cwd=results)
+    assert "is finished" in answer.stdout
+    again = f"--from={results / 'run' / 'experiment.yaml'}"
+    answer = rayreid("train", "gmn", again, f"--results={results}", "--name=run", cwd=results)
+    assert "is finished" in answer.stdout, "its experiment.yaml is complete"
+
+
+def test_evaluate_prints_the_method_beside_the_reference(results: Path) -> None:
+    target = "synthetic=law-3"
+    answer = rayreid("evaluate", "run", "--target", target, "--target", "synthetic=snow",
+                     cwd=results)  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in answer.stdout.splitlines()]
+    names = [row[1:3] for row in rows if len(row) > 3 and row[1].startswith("synthetic")]
+    assert names[:2] == [[target, "gmn"], [target, "colour histogram"]]
+    assert "synthetic=snow is a source of this run: not an unseen domain" in answer.stdout
+    kept = json.loads((results / "run" / "ranking.json").read_text())["targets"][target]
+    assert kept["method"].keys() >= {"mAP", "rank1", "mINP", "queries", "unmatched"}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+@pytest.mark.parametrize("name", ["multiviewx_a", "multiviewx_b"])
+def test_evaluate_ranks_input_that_was_not_drawn_here(results: Path, name: str) -> None:
+    answer = rayreid("evaluate", "run", "--target", f"market1501={SHARED / name}", cwd=results)
+    assert answer.returncode == 0, answer.stderr
+    kept = json.loads((results / "run" / "ranking.json").read_text())["targets"]
+    found = kept[f"market1501={(SHARED / name).resolve()}"]
+    reference = {"multiviewx_a": 0.5753194, "multiviewx_b": 0.7638481}[name]
+    assert found["colour histogram"]["mAP"] == pytest.approx(reference, abs=1e-3)
+    assert 0 < found["method"]["mAP"] < 1
+
+
+MISTAKES = {
+    "there is no method 'gnm'; did you mean 'gmn'?": ["train", "gnm", "--source=synthetic=snow"],
+    "no domain to learn from; add --source": ["train", "gmn"],
+    "'snow' is not a data set": ["train", "gmn", "--source=snow"],
+    "did you mean 'dropout_rate'": [
+        "train", "gmn", *MINIATURE, "--set=config.dropout_rat=0.3",
+    ],
+    "is not an assignment": ["train", "gmn", *MINIATURE, "--set=config.dropout_rate"],
+    "no data set at": ["train", "gmn", *MINIATURE, "--source=market1501=nowhere"],
+    "there is no settings file": ["train", "gmn", "--from=nowhere.yaml"],
+    "is no trained run": ["evaluate", "nowhere", "--target=synthetic=snow"],
+    "there is no search space": ["tune", "gmn", "nowhere.yaml", *MINIATURE],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_is_one_sentence_and_code_2(said: str, tmp_path: Path) -> None:
+    answer = rayreid(*MISTAKES[said], cwd=tmp_path)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+
+
+def test_set_and_searched_is_a_mistake(tmp_path: Path) -> None:
+    space = ROOT / "search_spaces" / "gmn.yaml"
+    answer = rayreid("tune", "gmn", str(space), *MINIATURE, "--set=optimiser.lr=1", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "optimiser.lr is both set and searched" in answer.stderr
+    assert "optimiser.lr" in load_space(space)
+
+
+def test_methods_lists_what_a_method_can_be_told() -> None:
+    shown = CliRunner().invoke(cli, ["methods"]).output
+    assert "baseline" in shown
+    assert "gmn" in shown
+    shown = CliRunner().invoke(cli, ["methods", "gmn"]).output
+    assert "config.dropout_rate = 0.5" in shown
+    assert "Share of channels that DP drops." in shown
+
+
+def test_a_sheet_is_drawn(tmp_path: Path) -> None:
+    to = tmp_path / "sheet.png"
+    shown = CliRunner().invoke(
+        cli, ["data", "sheet", "snow", "--people=2", "--cameras=2", "--height=32", f"--to={to}"]
+    )
+    assert shown.exit_code == 0, shown.exception
+    assert to.read_bytes().startswith(b"\x89PNG")
+
+
+def test_set_wins_over_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "start.yaml"
+    path.write_text("method: gmn\nepochs: 7\noptimiser: {lr: 2e-3}\nsources: [synthetic=snow]\n")
+    made = make_experiment("gmn", [], path, ["epochs=9"])
+    assert (made.epochs, made.optimiser.lr) == (9, 2e-3)
+    with pytest.raises(ValueError, match="holds settings of gmn, not of baseline"):
+        make_experiment("baseline", [], path, [])
