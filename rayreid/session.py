@@ -14,6 +14,8 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # We tell progress ourselves; Tune's other reporter prints its tables at any verbosity.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Tune's handler would end the study on Ctrl-C and return, and what follows a study would begin.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 

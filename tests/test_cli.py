@@ -1,8 +1,10 @@
 """The verbs: what they print, and that mistakes are one sentence."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -36,11 +38,14 @@ MINIATURE = [
 ]
 
 
-def rayreid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def rayreid(
+    *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     code = "from rayreid.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+        cwd=cwd, env={**os.environ, **(environment or {})},
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
@@ -110,6 +115,15 @@ def test_a_mistake_is_one_sentence_and_code_2(said: str, tmp_path: Path) -> None
     (line,) = answer.stderr.splitlines()
     assert line.startswith("Error: ")
     assert said in line
+
+
+def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
+    answer = rayreid("train", "gmn", *MINIATURE, "--set=trunk.weights=timm", cwd=tmp_path,
+                     environment={"HF_HUB_OFFLINE": "1"})  # fmt: skip
+    assert answer.returncode == 2
+    assert "the weights of test_resnet could not be had from timm's hub" in answer.stderr
+    assert "set trunk.weights to a .safetensors file" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_set_and_searched_is_a_mistake(tmp_path: Path) -> None:

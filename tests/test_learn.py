@@ -78,6 +78,14 @@ def test_one_seed_gives_one_run_whatever_runs_beside_it(domains: list[Domain]) -
     assert alone == side_by_side
 
 
+def test_loader_processes_change_nothing(domains: list[Domain]) -> None:
+    here, there = (
+        [epoch.losses for epoch in learn(experiment(epochs=2, loading__workers=n), domains)]
+        for n in (0, 2)
+    )
+    assert here == there
+
+
 def test_losses_fall(domains: list[Domain]) -> None:
     made = experiment("baseline", epochs=6, steps_per_epoch=8, optimiser__lr=3e-3)
     epochs = list(learn(made, domains))

@@ -37,8 +37,8 @@ def test_the_quickstart_leaves_what_it_promises(tmp_path: Path) -> None:
     for name in ("gmn, tuned", "baseline", "colour histogram"):
         key = "tuned" if name == "gmn, tuned" else name
         values = [float({k.strip(): v for k, v in row.items()}[key]) for row in unseen]
-        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} ")]
-        shown = float(row.split("|")[4].split("+-")[0])
+        rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+        (shown,) = [float(row[4].split("+-")[0]) for row in rows if row[1:2] == [name]]
         assert shown == pytest.approx(sum(values) / len(values), abs=2e-3)
     assert len(re.findall(r"trial \d+/\d+ starts", answer.stdout)) == TRIALS
     assert "matched over HTTP" in answer.stdout

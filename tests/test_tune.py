@@ -1,5 +1,7 @@
 """One real study on Ray Tune and Optuna, and what it may not do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -166,3 +168,32 @@ def test_a_stopped_trial_is_pruned_with_its_last_value() -> None:
     assert (stopped.state, stopped.value) == (TrialState.PRUNED, 0.2)
     assert stopped.intermediate_values == {1: 0.1, 2: 0.2}
     assert crashed.state is TrialState.FAIL
+
+
+@pytest.mark.slow
+def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -> None:
+    searched = ("sources", "optimiser.lr", "config.dropout_warmup_epochs")
+    settings = {path: value for path, value in SMALL.items() if path not in searched}
+    code = "from rayreid.cli import main; main()"
+    space = Path(__file__).parents[1] / "search_spaces" / "gmn.yaml"
+    start = tmp_path / "start.yaml"
+    start.write_text("optimiser.lr: 5e-4\n")
+    shared = [
+        *(f"--source={source}" for source in SMALL["sources"]), f"--results={tmp_path}",
+    ]  # fmt: skip
+    tuned = subprocess.run(
+        [sys.executable, "-c", code, "tune", "gmn", str(space), *shared, f"--from={start}",
+         *(f"--set={path}={value}" for path, value in settings.items()),
+         "--name=study", "--study=trials=2"],
+        capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert tuned.returncode == 0, tuned.stderr
+    assert "best config.dropout_rate = " in tuned.stdout
+    best = f"--from={tmp_path / 'study' / 'best.yaml'}"
+    trained = subprocess.run(
+        [sys.executable, "-c", code, "train", "gmn", best, f"--results={tmp_path}", "--name=run"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    learnt = load_experiment(tmp_path / "run" / "experiment.yaml")
+    assert learnt == load_experiment(tmp_path / "study" / "best.yaml")

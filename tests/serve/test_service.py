@@ -1,13 +1,19 @@
 """The service over HTTP, on a real Ray Serve."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from rayreid import serve
@@ -144,3 +150,31 @@ def test_too_many_requests_are_told_to_come_back(client: httpx.Client, run: Path
         if response.status_code == 503:
             assert int(response.headers["Retry-After"]) >= 1
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.slow
+def test_the_verb_serves_until_ctrl_c(run: Path, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    code = "from rayreid.cli import main; main()"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", str(run), f"--port={port}"],
+            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+            stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while "Ctrl-C stops it" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    answer = httpx.post(
+        f"http://127.0.0.1:{port}{PATH}", json=in_json([picture(0), picture(1)], [[0, 1]]),
+        timeout=TIMEOUT, trust_env=False,
+    )  # fmt: skip
+    assert answer.status_code == 200
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0, log.read_text()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    assert "Traceback" not in log.read_text()
