@@ -1,5 +1,6 @@
 """Training on Ray Train: DDP over workers that each draw their own identities."""
 
+import signal
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from ray.train import (
     Checkpoint,
     CheckpointConfig,
     FailureConfig,
+    Result,
     RunConfig,
     ScalingConfig,
 )
@@ -74,7 +76,7 @@ def train_on_ray(
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        result = trainer.fit()
+        result = _fitted(trainer)
     answer = getattr(result, "return_value", None)
     if isinstance(answer, Exception):
         raise answer
@@ -83,6 +85,22 @@ def train_on_ray(
         seconds = round(time.perf_counter() - started, 1)
         opened = open_sources(run.experiment) if sources is None else sources
         finish(run, Path(state), opened, workers=workers, seconds=seconds)
+
+
+def _fitted(trainer: TorchTrainer) -> Result:
+    """Fit, and raise `KeyboardInterrupt` where Ctrl-C ended it.
+
+    Ray takes Ctrl-C over to end its workers, exits the process, and never gives it back.
+    """
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if on_main_thread:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _work(config: dict[str, Any]) -> Any:
