@@ -38,6 +38,8 @@ class Domain:
     train: Crops
     query: Crops
     gallery: Crops
+    fingerprint: str = ""
+    """Short hash of the labels, and of the pixels drawn or of the files' names and sizes."""
 
 
 @dataclass(frozen=True)

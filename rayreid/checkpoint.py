@@ -1,6 +1,7 @@
 """A trained method as a folder: weights, the experiment it came from, a card.
 
-Weights are safetensors: nothing that is read here can run code.
+Weights are safetensors, and a method that is not one of METHODS is imported only where it is
+trusted: what is read here runs no code of a stranger.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,8 +20,22 @@ from rayreid.batch import Census
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.method import Method
 from rayreid.nn.trunk import TrunkSettings
+from rayreid.settings import Settings, checked
 
 WEIGHTS, CARD, EXPERIMENT = "weights.safetensors", "card.json", "experiment.yaml"
+
+
+class Card(Settings):
+    """What a trained method is, beside its weights."""
+
+    method: str
+    experiment: str
+    """Fingerprint of the experiment."""
+    sources: tuple[str, ...]
+    identities: dict[str, PositiveInt]
+    """Identities learnt of each source: the size of the classifier."""
+    rayreid: str
+    torch: str
 
 
 @dataclass(frozen=True)
@@ -54,19 +70,21 @@ def save_trained(
         {name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / WEIGHTS
     )
     experiment.save(folder / EXPERIMENT)
-    card = {
-        "method": experiment.method,
-        "experiment": experiment.fingerprint,
-        "sources": list(experiment.sources),
-        "identities": dict(census.identities),
-        "rayreid": version("rayreid"),
-        "torch": version("torch"),
-    }
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    card = Card(
+        method=experiment.method,
+        experiment=experiment.fingerprint,
+        sources=experiment.sources,
+        identities=dict(census.identities),
+        rayreid=version("rayreid"),
+        torch=version("torch"),
+    )
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def load_trained(folder: Path) -> Trained:
+def load_trained(folder: Path, *, trusted: str = "") -> Trained:
     """Return the method saved in a folder, or in its ``best`` subfolder, in eval mode.
+
+    ``trusted`` as in `rayreid.experiment.load_experiment`.
 
     Raises `FileNotFoundError` where there is none, `ValueError` where it is broken.
     """
@@ -78,12 +96,13 @@ def load_trained(folder: Path) -> Trained:
                 f"{folder} is no trained run: there is no {name}; "
                 "give the folder that rayreid train wrote"
             )
-    experiment = load_experiment(folder / EXPERIMENT)
+    experiment = load_experiment(folder / EXPERIMENT, trusted=trusted)
     try:
-        census = Census(dict(json.loads((folder / CARD).read_text())["identities"]))
+        card = checked(Card, json.loads((folder / CARD).read_text()))
         weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{folder} is broken ({type(error).__name__}: {error})") from None
+    census = Census(card.identities)
     # The trained weights hold the trunk's; a hub or a file need not be at hand again.
     scratch = experiment.trunk.model_copy(update={"weights": "none"})
     method = build(experiment, census, scratch)

@@ -15,8 +15,8 @@ import click
 if TYPE_CHECKING:
     from rayreid.experiment import Experiment
 
-MISTAKES = (ValueError, FileNotFoundError, ConnectionError, FloatingPointError, RuntimeError)
-"""Errors whose message is for the user; RAYREID_TRACEBACK=1 shows where they came from."""
+MISTAKES = (ValueError, OSError, FloatingPointError)
+"""Errors whose message is for the user, beside FailureError; RAYREID_TRACEBACK=1 shows more."""
 
 
 def main() -> None:
@@ -35,8 +35,11 @@ def main() -> None:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except MISTAKES as error:
-        if os.environ.get("RAYREID_TRACEBACK"):
+    except Exception as error:
+        from rayreid.settings import FailureError
+
+        told = isinstance(error, (*MISTAKES, FailureError))
+        if not told or os.environ.get("RAYREID_TRACEBACK"):
             raise
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
@@ -72,9 +75,6 @@ def make_experiment(
     layers: list[dict[str, object]] = []
     if file:
         layers.append(load_assignments(file))
-        said = layers[0].pop("method", method)
-        if said != method:
-            raise ValueError(f"{file} holds settings of {said}, not of {method}")
     layers.append(dict(map(parse_assignment, assignments)))
     if sources := tuple(sources):
         layers.append({"sources": sources})
@@ -133,7 +133,8 @@ def methods(method: str | None) -> None:
     ]
     for path, default, text in rows:
         click.echo(f"{path} = {default}\n    {' '.join(text.split())}")
-    click.echo("\n" + table(("recipe", "value"), list(kind.recipe.items())))
+    recipe = [(path, str(value)) for path, value in kind.recipe.items()]
+    click.echo("\n" + table(("recipe", "value"), recipe))
 
 
 @cli.command()
@@ -222,6 +223,7 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 def evaluate(run: Path, targets: tuple[str, ...]) -> None:
     """Rank unseen domains with a trained RUN, beside the colour-histogram reference."""
     from rayreid.checkpoint import load_trained
+    from rayreid.evaluate import Evaluation
     from rayreid.evaluate import evaluate as rank_target
     from rayreid.report import table
     from rayreid.run import keep_evaluation
@@ -229,6 +231,7 @@ def evaluate(run: Path, targets: tuple[str, ...]) -> None:
     trained = load_trained(run)
     rows: list[tuple[object, ...]] = []
     notes = []
+    results: list[Evaluation] = []
     for target in targets:
         result = rank_target(trained, target, counter(f"ranking {target}, crops"))
         for name, ranking in ((trained.experiment.method, result.ranking),
@@ -238,10 +241,12 @@ def evaluate(run: Path, targets: tuple[str, ...]) -> None:
             notes.append(f"{target}: {result.ranking.unmatched} queries have no match; left out")
         if result.seen:
             notes.append(f"{target} is a source of this run: not an unseen domain")
-        keep_evaluation(run, result.target, result.ranking, result.reference)
+        results.append(result)
     click.echo(table(("target", "scores by", "R1", "mAP", "mINP", "queries"), rows))
     for note in notes:
         click.echo(note)
+    for result in results:
+        keep_evaluation(run, result.target, result.ranking, result.reference)
 
 
 @cli.command()
@@ -250,13 +255,15 @@ def evaluate(run: Path, targets: tuple[str, ...]) -> None:
               help="Address to bind; there is no authentication.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
-def serve(run: Path, host: str, port: int, replicas: int) -> None:
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="GPUs of a replica; a fraction shares one.")  # fmt: skip
+def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
     """Serve a trained RUN: POST pairs of images to /v1/match/pairs, receive scores."""
     from rayreid.serve import start, stop
     from rayreid.session import session
 
     with session():
-        url = start(run, host=host, port=port, replicas=replicas)
+        url = start(run, host=host, port=port, replicas=replicas, gpus=gpus)
         click.echo(f"serving {run} at {url}; Ctrl-C stops it")
         try:
             while True:
@@ -289,6 +296,8 @@ def sheet(names: tuple[str, ...], to: Path, people: int, cameras: int, height: i
     chosen = names or tuple(NAMED_STYLES)
     picture = contact_sheet(chosen, people=people, cameras=cameras, height=height,
                             width=height // 2, strength=strength)  # fmt: skip
+    if to.suffix.lower() != ".png":
+        raise ValueError(f"{to} is no name of a .png file; give one with --to")
     picture.save(to)
     click.echo(f"{to}: {picture.width} x {picture.height} pixels")
 

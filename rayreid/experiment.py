@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,9 @@ from rayreid.methods import find_method
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.protocols import distinct
 from rayreid.settings import Settings, checked, dotted, nested, read_yaml
+
+TRUSTED = "RAYREID_METHODS"
+"""Environment variable that names methods of other packages which may be imported."""
 
 
 class OptimiserSettings(Settings):
@@ -81,7 +85,8 @@ class Experiment(Settings):
             config = config.model_dump()
         if not isinstance(config, Mapping):
             raise ValueError(f"setting 'config' holds {config!r}, not settings by name")
-        return {**values, "config": checked(find_method(values["method"]).Config, config)}
+        kind = find_method(values["method"]).Config
+        return {**values, "config": checked(kind, config, below="config")}
 
     @field_validator("sources")
     @classmethod
@@ -121,6 +126,8 @@ def compose(method: str, *layers: Mapping[str, object]) -> Experiment:
     """
     assignments: dict[str, object] = {"method": method, **find_method(method).recipe}
     for layer in layers:
+        if layer.get("method", method) != method:
+            raise ValueError(f"these are settings of {layer['method']}, not of {method}")
         assignments |= layer
     return checked(Experiment, nested(assignments))
 
@@ -135,9 +142,20 @@ def load_assignments(path: Path) -> dict[str, object]:
     return dotted(read_yaml(path.read_text(), path))
 
 
-def load_experiment(path: Path) -> Experiment:
-    """Return a saved experiment; errors as `load_assignments`, or for a setting."""
+def load_experiment(path: Path, *, trusted: str = "") -> Experiment:
+    """Return a saved experiment; errors as `load_assignments`, or for a setting.
+
+    A method that is not one of METHODS is code that loading would import: only one that is
+    ``trusted``, or named in the environment's RAYREID_METHODS (comma-separated), is.
+    """
+    assignments = load_assignments(path)
+    named = str(assignments.get("method", ""))
+    if ":" in named and named not in (trusted, *os.environ.get(TRUSTED, "").split(",")):
+        raise ValueError(
+            f"{path} is of the method {named}, whose code would be imported; "
+            f"set {TRUSTED}={named} if you trust it"
+        )
     try:
-        return checked(Experiment, nested(load_assignments(path)))
+        return checked(Experiment, nested(assignments))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed import ReduceOp, all_reduce, is_initialized
@@ -48,6 +49,8 @@ class Epoch:
     """Steps left out because their gradient was not finite."""
     lr: float
     """Learning rate of the last step."""
+    seconds: float
+    """Wall time of learning, ranking left out."""
     rankings: Mapping[str, Ranking]
     """Metrics by target, where targets were given and ranking was due."""
     learner: "Learner"
@@ -59,6 +62,7 @@ class Epoch:
         for name, ranking in self.rankings.items():
             figures |= {f"mAP/{name}": ranking.map, f"rank1/{name}": ranking.cmc[0]}
         speed = {"images_per_second": self.images_per_second, "waiting": self.waiting}
+        speed["seconds"] = self.seconds
         counts = {"epoch": self.number, "skipped": self.skipped, "lr": self.lr}
         return figures | speed | counts
 
@@ -102,6 +106,7 @@ class _Figures:
     waiting: float
     skipped: int
     lr: float
+    seconds: float
 
 
 class Learner:
@@ -201,6 +206,7 @@ class Learner:
             waiting=waited / seconds,
             skipped=skipped,
             lr=rate * experiment.optimiser.lr,
+            seconds=seconds,
         )
 
     def _step(self, batch: Batch, rate: float) -> dict[str, Tensor] | None:
@@ -244,13 +250,16 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote; `ValueError` where it is another run's."""
-        position = json.loads((folder / POSITION).read_text())
+        try:
+            position = json.loads((folder / POSITION).read_text())
+            tensors = load_file(folder / STATE)
+        except (ValueError, SafetensorError) as error:
+            raise ValueError(f"{folder} is a broken state ({error}); remove it") from None
         if position["experiment"] != self.experiment.fingerprint:
             raise ValueError(
                 f"{folder} is the state of experiment {position['experiment']}, not of "
                 f"{self.experiment.fingerprint}; give the run another name"
             )
-        tensors = load_file(folder / STATE)
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -293,7 +302,7 @@ def _rate(settings: OptimiserSettings, done: float) -> float:
     if settings.schedule == "cosine":
         factor = cosine(1.0, 0.0, done)
     else:
-        # The half step guards 1/3 and 2/3 against rounding.
+        # The tiny addition keeps steps at exactly 1/3 and 2/3 from being rounded down.
         factor = 0.1 ** math.floor(done * 3 + 1e-9)
     if done < settings.warmup:
         factor *= 0.01 + 0.99 * done / settings.warmup

@@ -1,13 +1,14 @@
 """A run's folder: what a training run leaves, and what can be read again."""
 
 import json
+import logging
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import torch
@@ -15,14 +16,20 @@ import yaml
 
 from rayreid.batch import Domain
 from rayreid.checkpoint import CARD, EXPERIMENT, load_trained, save_trained
-from rayreid.data.loading import decoded, fingerprint
+from rayreid.data.loading import decoded
 from rayreid.data.sources import open_source
+from rayreid.data.synthetic import GENERATOR_VERSION
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.gallery import Target
 from rayreid.learn import Learner, learn
+from rayreid.method import Method
 from rayreid.ranking.metrics import Ranking
 
+log = logging.getLogger(__name__)
+
 METRICS, RANKING = "metrics.jsonl", "ranking.json"
+PACKAGES = ("rayreid", "torch", "timm", "numpy", "pillow", "ray", "optuna")
+"""Packages whose versions are recorded with a result."""
 
 Listener = Callable[[Mapping[str, float]], None]
 """What is told the metrics of each epoch."""
@@ -39,7 +46,9 @@ class Run:
     def __init__(self, folder: Path, experiment: Experiment):
         self.folder = folder.absolute()
         saved = self.folder / EXPERIMENT
-        if saved.is_file() and load_experiment(saved) != experiment:
+        # A folder with settings alone is of a run that a mistake ended before it began.
+        begun = saved.is_file() and any(path != saved for path in self.folder.iterdir())
+        if begun and load_experiment(saved, trusted=experiment.method) != experiment:
             raise ValueError(
                 f"{self.folder} holds a run of other settings; give this one another --name, "
                 "or remove the folder"
@@ -60,14 +69,19 @@ class Run:
 
     def log(self, metrics: Mapping[str, object]) -> None:
         """Append an epoch's metrics."""
-        with (self.folder / METRICS).open("a") as lines:
-            lines.write(json.dumps(dict(metrics)) + "\n")
+        path = self.folder / METRICS
+        # A line that a lost machine left unfinished must not swallow this one.
+        torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+        with path.open("a") as lines:
+            lines.write("\n" * torn + json.dumps(dict(metrics)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics an epoch; of an epoch that was repeated after a loss, the last."""
         path = self.folder / METRICS
         lines = path.read_text().splitlines() if path.is_file() else []
-        by_epoch = {row["epoch"]: row for row in map(json.loads, lines)}
+        # No line but a torn one lacks its closing brace.
+        whole = [json.loads(line) for line in lines if line.endswith("}")]
+        by_epoch = {row["epoch"]: row for row in whole}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def ranking(self) -> dict[str, Any]:
@@ -76,10 +90,13 @@ class Run:
         return recorded
 
 
-def open_sources(experiment: Experiment) -> list[Domain]:
-    """Return the domains of an experiment's sources, decoded; errors as their readers."""
+def open_sources(
+    experiment: Experiment, parts: Sequence[str] = ("train", "query", "gallery")
+) -> list[Domain]:
+    """Return the domains of an experiment's sources, ``parts`` decoded; errors as their readers."""
+    loading, synthetic = experiment.loading, experiment.synthetic
     return [
-        decoded(open_source(source, experiment.loading, experiment.synthetic), experiment.loading)
+        decoded(open_source(source, loading, synthetic), loading, parts=parts)
         for source in experiment.sources
     ]
 
@@ -92,14 +109,13 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
     if run.finished:
         return
     states = run.folder / "states"
-    started = time.perf_counter()
     last = max(states.glob("epoch_*"), default=None)
     for epoch in learn(run.experiment, sources, state=last, device=best_device()):
         last = _keep(epoch.learner, states)
         run.log(epoch.metrics())
         listen(epoch.metrics())
     assert last is not None
-    finish(run, last, sources, workers=0, seconds=round(time.perf_counter() - started, 1))
+    finish(run, last, sources, workers=0)
 
 
 def save_epoch(learner: Learner, folder: Path) -> None:
@@ -122,34 +138,45 @@ def _keep(learner: Learner, states: Path) -> Path:
 
 
 def finish(run: Run, state: Path, sources: Sequence[Domain], **entries: object) -> None:
-    """Make the method of the last state the run's best, and rank it on its own domains."""
-    draft = run.folder / "best.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(state / "trained", draft)
-    draft.rename(run.best)
-    trained = load_trained(run.best)
+    """Rank the method of the last state on its own domains, then make it the run's best.
+
+    In this order: a run is finished when all that it leaves is there.
+    """
+    trained = load_trained(state / "trained", trusted=run.experiment.method)
     method = trained.method.to(best_device())
-    seen = {
-        source.name: figures(Target(source, run.experiment.loading).rank(method))
-        for source in sources
-        if len(source.query) and len(source.gallery)
-    }
-    data = {source.name: fingerprint(source.train) for source in sources}
     recorded = circumstances(run.experiment) | {
         "fingerprint": trained.fingerprint,
         "device": device_name(),
+        "seconds": round(sum(row["seconds"] for row in run.metrics()), 1),
         **entries,
-        "data": data,
-        "seen": seen,
+        "data": {source.name: source.fingerprint for source in sources},
+        "seen": {source.name: _seen(source, run.experiment, method) for source in sources},
     }
     write_json(run.folder / RANKING, recorded)
+    draft = run.folder / "best.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(run.best, ignore_errors=True)
+    shutil.copytree(state / "trained", draft)
+    draft.rename(run.best)
+
+
+def _seen(source: Domain, experiment: Experiment, method: Method) -> dict[str, float] | None:
+    """Return the figures on new people of a source, or None where it has none to rank."""
+    try:
+        return figures(Target(source, experiment.loading).rank(method))
+    except ValueError as reason:
+        log.warning("%s is not ranked: %s", source.name, reason)
+        return None
 
 
 def keep_evaluation(folder: Path, target: str, method: Ranking, reference: Ranking) -> None:
     """Add a target's figures to the ranking.json of a run's folder, where there is one."""
     path = folder / RANKING
     if path.is_file():
-        recorded = json.loads(path.read_text())
+        try:
+            recorded = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} is not readable as JSON; the figures are not kept") from None
         found = {"method": figures(method), "colour histogram": figures(reference)}
         recorded["targets"] = recorded.get("targets", {}) | {target: found}
         write_json(path, recorded)
@@ -174,21 +201,35 @@ def circumstances(experiment: Experiment) -> dict[str, object]:
         "experiment": experiment.fingerprint,
         "seed": experiment.seed,
         "commit": commit(),
-        "versions": {name: version(name) for name in ("rayreid", "torch", "timm", "numpy")},
+        "versions": {"python": python_version(), **{name: _version(name) for name in PACKAGES}},
+        "generator": GENERATOR_VERSION,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def commit() -> str | None:
-    """Return the commit of the code in use, or None outside a git checkout."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or None
+    """Return the commit of the code in use, or None where there is no checkout, or no git."""
+    this = Path(__file__)
+
+    def git(*command: str) -> str:
+        answer = subprocess.run(
+            ["git", *command], cwd=this.parent, capture_output=True, text=True, check=False
+        )
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    try:
+        # An environment may lie inside a checkout of something else.
+        ours = git("ls-files", "--error-unmatch", this.name)
+        return (git("describe", "--always", "--dirty", "--abbrev=12") or None) if ours else None
+    except OSError:
+        return None
 
 
 def figures(ranking: Ranking) -> dict[str, float]:

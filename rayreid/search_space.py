@@ -21,6 +21,10 @@ DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
 }
 
 
+SEARCHABLE = ("config.", "optimiser.", "sampling.", "trunk.", "views.")
+"""Settings that a trial may have to itself."""
+
+
 def load_space(path: Path) -> dict[str, BaseDistribution]:
     """Return the distributions of a file by dotted path; errors as `parse_space`."""
     if not path.is_file():
@@ -31,7 +35,7 @@ def load_space(path: Path) -> dict[str, BaseDistribution]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def parse_space(entries: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+def parse_space(entries: Mapping[Any, Any]) -> dict[str, BaseDistribution]:
     """Return distributions from ``{path: {kind: {keyword: value}}}``.
 
     Kinds and keywords are Optuna's: ``float`` (low, high, step, log), ``int`` (likewise),
@@ -42,7 +46,9 @@ def parse_space(entries: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     return {path: _distribution(path, entry) for path, entry in entries.items()}
 
 
-def _distribution(path: str, entry: Any) -> BaseDistribution:
+def _distribution(path: Any, entry: Any) -> BaseDistribution:
+    if not isinstance(path, str):
+        raise ValueError(f"{path!r} is no setting; a key is a path such as optimiser.lr")
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ValueError(
             f"{path}: write one distribution, e.g. {{float: {{low: 0.1, high: 0.7}}}}, "
@@ -53,12 +59,14 @@ def _distribution(path: str, entry: Any) -> BaseDistribution:
         raise unknown(f"distribution for {path}:", str(kind), DISTRIBUTIONS)
     if not isinstance(keywords, Mapping):
         raise ValueError(f"{path}: {kind} takes keywords such as low and high, found {keywords!r}")
-    # YAML reads 1e-4 as text; bounds are numbers.
-    values = {
-        name: float(value) if kind == "float" and isinstance(value, str) else value
-        for name, value in keywords.items()
-    }
+    if kind == "int" and any(isinstance(value, float) for value in keywords.values()):
+        raise ValueError(f"{path}: int takes whole numbers, found {dict(keywords)}")
     try:
+        # YAML reads 1e-4 as text; bounds are numbers.
+        values = {
+            name: float(value) if kind == "float" and isinstance(value, str) else value
+            for name, value in keywords.items()
+        }
         return DISTRIBUTIONS[kind](**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {kind} cannot be made of {dict(keywords)}: {error}") from None
@@ -73,6 +81,11 @@ def start_within(
     """
     values = dotted(experiment.tree())
     for path, distribution in space.items():
+        if path in values and not path.startswith(SEARCHABLE):
+            raise ValueError(
+                f"{path} cannot be searched: trials share their data, folds and length; "
+                f"what can be begins with {', '.join(SEARCHABLE)}"
+            )
         if path not in values:
             raise unknown("setting to search,", path, values)
         value = values[path]
@@ -82,7 +95,20 @@ def start_within(
                 f"the starting value {value!r} of {path} lies outside its range {distribution}; "
                 "widen the range, or set another start"
             )
+        for value in _ends(distribution):
+            try:
+                experiment.replaced({path: value})
+            except ValueError as error:
+                raise ValueError(f"the range of {path} holds {value!r}, but {error}") from None
     return {path: values[path] for path in space}
+
+
+def _ends(distribution: BaseDistribution) -> tuple[object, ...]:
+    """Return what a distribution can yield at its ends, or all of it where that is a list."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return distribution.low, distribution.high
 
 
 def _fits(distribution: BaseDistribution, value: object) -> bool:

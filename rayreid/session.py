@@ -49,7 +49,11 @@ def session(cpus: int | None = None) -> Iterator[None]:
 
 def _make_token(path: Path) -> None:
     """Make the token that Ray's processes ask each other for; Ray's own would be world-readable."""
-    if path.exists() or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    if path.exists():
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -23,17 +23,24 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def checked(kind: type[S], values: Mapping[str, object]) -> S:
-    """Return ``kind(**values)``; a mistake is a `ValueError` of one sentence each."""
+class FailureError(RuntimeError):
+    """What was asked for could not be done, for a reason that the message tells the user."""
+
+
+def checked(kind: type[S], values: Mapping[str, object], *, below: str = "") -> S:
+    """Return ``kind(**values)``; a mistake is a `ValueError` of one sentence each.
+
+    ``below`` is the path that these settings lie at, for the sentences.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentences(kind, error))) from None
+        raise ValueError("; ".join(_sentences(kind, error, below))) from None
 
 
-def _sentences(kind: type[Settings], error: ValidationError) -> Iterable[str]:
+def _sentences(kind: type[Settings], error: ValidationError, below: str) -> Iterable[str]:
     for mistake in error.errors(include_url=False):
-        path = ".".join(str(part) for part in mistake["loc"])
+        path = ".".join(str(part) for part in (*filter(None, [below]), *mistake["loc"]))
         if mistake["type"] == "extra_forbidden":
             known = _fields_at(kind, mistake["loc"][:-1])
             yield f"there is no setting {path!r}{_suggestion(str(mistake['loc'][-1]), known)}"

@@ -3,7 +3,6 @@
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +20,16 @@ from ray.train import (
     Result,
     RunConfig,
     ScalingConfig,
+    TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
 
 from rayreid.batch import Domain
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
-from rayreid.run import Listener, Run, best_device, finish, open_sources, save_epoch
-from rayreid.settings import checked
+from rayreid.nn.trunk import Trunk
+from rayreid.run import Listener, Run, finish, open_sources, save_epoch
+from rayreid.settings import FailureError, checked
 
 MAX_FAILURES = 3
 """Lost workers after which a run is given up; each loss costs the epoch it happened in."""
@@ -50,22 +51,28 @@ def train_on_ray(
     them (or as ``gpus`` says) and ``cpus`` cores. ``sources`` spares opening them here once more,
     for the ranking at the end.
 
-    Raises `ValueError` for a cluster that is too small, and what stopped the workers.
+    Raises `ValueError` for a cluster that is too small, a user's mistake as `learn` does, and
+    `FailureError` where workers failed for other reasons, or too often.
     """
     if run.finished:
         return
-    started = time.perf_counter()
+    # A trunk that cannot be had is said here, before workers start to look for it in turn.
+    Trunk(run.experiment.trunk)
     with session(), _followed(run, listen):
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= workers if gpus is None else gpus
-        have = int(ray.cluster_resources().get("CPU", 0))
-        if have < workers * cpus:
+        there = ray.cluster_resources()
+        use_gpu = there.get("GPU", 0) >= workers if gpus is None else gpus
+        if there.get("CPU", 0) < workers * cpus:
             raise ValueError(
-                f"{workers} workers x {cpus} core(s) do not fit the cluster's {have} core(s); "
-                "lower --workers"
+                f"{workers} workers x {cpus} core(s) do not fit the cluster's "
+                f"{there.get('CPU', 0):.0f} core(s); lower --workers"
             )
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"experiment": run.experiment.tree(), "folder": str(run.folder)},
+            train_loop_config={
+                "experiment": run.experiment.tree(),
+                "folder": str(run.folder),
+                "gpu": use_gpu,
+            },
             scaling_config=ScalingConfig(
                 num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
@@ -82,9 +89,8 @@ def train_on_ray(
         raise answer
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as state:
-        seconds = round(time.perf_counter() - started, 1)
         opened = open_sources(run.experiment) if sources is None else sources
-        finish(run, Path(state), opened, workers=workers, seconds=seconds)
+        finish(run, Path(state), opened, workers=workers)
 
 
 def _fitted(trainer: TorchTrainer) -> Result:
@@ -98,6 +104,12 @@ def _fitted(trainer: TorchTrainer) -> Result:
         return trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values())
+        cause = failures[0] if failures else error
+        if isinstance(cause, ValueError | OSError):
+            raise cause from error
+        raise FailureError(f"the workers failed: {cause}") from error
     finally:
         if on_main_thread:
             signal.signal(signal.SIGINT, handler)
@@ -114,7 +126,7 @@ def _work(config: dict[str, Any]) -> Any:
     experiment = checked(Experiment, config["experiment"])
     mistake: Exception | None = None
     try:
-        sources = open_sources(experiment)
+        sources = open_sources(experiment, parts=["train"])
     except (ValueError, OSError) as error:
         mistake = error
     # A node may lack what the others have; none may wait for it in vain.
@@ -122,7 +134,8 @@ def _work(config: dict[str, Any]) -> Any:
         if found:
             return found
     run = Run(Path(config["folder"]), experiment) if rank == 0 else None
-    device = ray.train.torch.get_device() if torch.cuda.is_available() else best_device()
+    # Not whatever GPU there is: only one that was asked for is this worker's.
+    device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = ray.train.get_checkpoint()
         state = Path(checkpoint.to_directory(f"{scratch}/resumed")) if checkpoint else None
@@ -136,8 +149,8 @@ def _work(config: dict[str, Any]) -> Any:
                     run.log(epoch.metrics())
                 kept = Checkpoint.from_directory(folder) if run else None
                 ray.train.report(epoch.metrics(), checkpoint=kept)
-        except (ValueError, FloatingPointError) as error:
-            # They follow from the experiment and the data, so all workers end here together.
+        except FloatingPointError as error:
+            # The gradient is one on all workers, so they end here together.
             return error
     return None
 

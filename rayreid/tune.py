@@ -26,9 +26,9 @@ from rayreid.experiment import Experiment
 from rayreid.gallery import Target
 from rayreid.learn import learn
 from rayreid.protocols import leave_one_domain_out, refuse_target
-from rayreid.run import best_device, circumstances, open_sources, write_yaml
+from rayreid.run import circumstances, open_sources, write_yaml
 from rayreid.search_space import start_within
-from rayreid.settings import Settings, dotted
+from rayreid.settings import FailureError, Settings, dotted
 
 METRIC = "mean_mAP"
 """Mean over the folds of the held-out domain's mAP."""
@@ -99,16 +99,44 @@ def study(
     (all settings of the best trial that ran to its end) and optuna.journal.
 
     Raises `ValueError` for a mistake in the space, the sources, or a folder in use, and
-    `RuntimeError` where no trial came to its end.
+    `FailureError` where no trial came to its end.
     """
     refuse_target(experiment.sources, target)
-    folds = leave_one_domain_out(experiment.sources)
+    leave_one_domain_out(experiment.sources)
     start = start_within(space, experiment)
     folder = folder.absolute()
     if (folder / "study.yaml").exists():
         raise ValueError(f"{folder} holds a study already; give this one another --name")
-    folder.mkdir(parents=True, exist_ok=True)
     sources = dict(zip(experiment.sources, open_sources(experiment), strict=True))
+    with session():
+        _refuse_without_room(settings)
+        return _search(experiment, space, start, sources, folder, settings, target, tell)
+
+
+def _refuse_without_room(settings: StudySettings) -> None:
+    """Raise `ValueError` for trials that the cluster could never start; Tune would wait."""
+    there = ray.cluster_resources()
+    for kind, wanted in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)):
+        if wanted > there.get(kind, 0):
+            raise ValueError(
+                f"a trial of {wanted:g} {kind} does not fit the cluster's {there.get(kind, 0):g}; "
+                f"lower {kind.lower()}s_per_trial"
+            )
+
+
+def _search(
+    experiment: Experiment,
+    space: Mapping[str, BaseDistribution],
+    start: dict[str, object],
+    sources: Mapping[str, Domain],
+    folder: Path,
+    settings: StudySettings,
+    target: str | None,
+    tell: Teller,
+) -> Experiment:
+    """Write the study's plan, run its trials, and return the best experiment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folds = leave_one_domain_out(experiment.sources)
     journal = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = Search(
@@ -130,36 +158,35 @@ def study(
             "experiment": experiment.tree(),
         },
     )
-    with session():
-        trial = tune.with_parameters(_trial, experiment=experiment, domains=sources)
-        resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
-        tuner = tune.Tuner(
-            tune.with_resources(trial, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=search,
-                num_samples=settings.trials,
-                max_concurrent_trials=settings.parallel or None,
-                # A fresh process spends seconds on importing torch.
-                reuse_actors=True,
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    metric=METRIC,
-                    mode="max",
-                    # One more than there are: at max_t a trial is stopped as if it were cut.
-                    max_t=experiment.epochs + 1,
-                    grace_period=min(settings.grace_epochs, experiment.epochs),
-                    reduction_factor=settings.reduction,
-                ),
+    trial = tune.with_parameters(_trial, experiment=experiment, domains=sources)
+    resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(trial, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=settings.trials,
+            max_concurrent_trials=settings.parallel or None,
+            # A fresh process spends seconds on importing torch.
+            reuse_actors=True,
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                metric=METRIC,
+                mode="max",
+                # One more than there are: at max_t a trial is stopped as if it were cut.
+                max_t=experiment.epochs + 1,
+                grace_period=min(settings.grace_epochs, experiment.epochs),
+                reduction_factor=settings.reduction,
             ),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(folder),
-                verbose=0,
-                callbacks=[Progress(settings.trials, experiment.epochs, tell)],
-            ),
-        )
-        results = tuner.fit()
-    return _conclude(results, experiment, folder)
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[Progress(settings.trials, experiment.epochs, tell)],
+        ),
+    )
+    results = tuner.fit()
+    return _conclude(results, experiment, folder, tell)
 
 
 def _trial(
@@ -173,7 +200,7 @@ def _trial(
             wanted.replaced({"sources": fold.sources}),
             [domains[source] for source in fold.sources],
             targets=[Target(domains[fold.held_out], wanted.loading)],
-            device=best_device(),
+            device="cuda" if ray.get_gpu_ids() else "cpu",
         )
         for fold in leave_one_domain_out(wanted.sources)
     ]
@@ -221,7 +248,9 @@ class Progress(tune.Callback):
         self.tell(f"trial {self._number(trial)}/{self.trials} crashed: see {trial.error_file}")
 
 
-def _conclude(results: tune.ResultGrid, experiment: Experiment, folder: Path) -> Experiment:
+def _conclude(
+    results: tune.ResultGrid, experiment: Experiment, folder: Path, tell: Teller
+) -> Experiment:
     """Write the study's tables and return the best experiment."""
     rows: list[dict[str, Any]] = []
     ended: list[tune.Result] = []
@@ -242,11 +271,21 @@ def _conclude(results: tune.ResultGrid, experiment: Experiment, folder: Path) ->
         pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
     if not ended:
         first = next((r.error for r in every if r.error), None)
-        raise RuntimeError(f"no trial came to its end, so nothing is best ({first})")
+        raise FailureError(f"no trial came to its end, so nothing is best ({first})")
+    tell(_verdict(ended))
     best = max(ended, key=lambda result: (result.metrics or {})[METRIC])
     found = experiment.replaced(best.config or {})
     found.save(folder / "best.yaml")
     return found
+
+
+def _verdict(ended: list[tune.Result]) -> str:
+    """Return in a sentence what the best is, and how much that says."""
+    scores = sorted(((result.metrics or {})[METRIC] for result in ended), reverse=True)
+    return (
+        f"best of {len(scores)} trials that ended: held-out mAP {scores[0]:.3f} (lowest "
+        f"{scores[-1]:.3f}); the best of many single runs is partly luck"
+    )
 
 
 def _short(value: object) -> str:

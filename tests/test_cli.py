@@ -104,6 +104,12 @@ MISTAKES = {
     "no data set at": ["train", "gmn", *MINIATURE, "--source=market1501=nowhere"],
     "there is no settings file": ["train", "gmn", "--from=nowhere.yaml"],
     "is no trained run": ["evaluate", "nowhere", "--target=synthetic=snow"],
+    "Not a directory": ["train", "gmn", *MINIATURE, "--results=/dev/null"],
+    "is no folder; give one": ["quickstart", "--to=/dev/null"],
+    "these are settings of baseline, not of gmn": [
+        "train", "gmn", *MINIATURE, "--set=method=baseline",
+    ],
+    "is no name of a .png file": ["data", "sheet", "snow", "--people=1", "--to=/tmp"],
     "there is no search space": ["tune", "gmn", "nowhere.yaml", *MINIATURE],
 }  # fmt: skip
 
@@ -141,6 +147,7 @@ def test_methods_lists_what_a_method_can_be_told() -> None:
     shown = CliRunner().invoke(cli, ["methods", "gmn"]).output
     assert "config.dropout_rate = 0.5" in shown
     assert "Share of channels that DP drops." in shown
+    assert "0.00035" in shown
 
 
 def test_a_sheet_is_drawn(tmp_path: Path) -> None:
@@ -157,5 +164,5 @@ def test_set_wins_over_a_file(tmp_path: Path) -> None:
     path.write_text("method: gmn\nepochs: 7\noptimiser: {lr: 2e-3}\nsources: [synthetic=snow]\n")
     made = make_experiment("gmn", [], path, ["epochs=9"])
     assert (made.epochs, made.optimiser.lr) == (9, 2e-3)
-    with pytest.raises(ValueError, match="holds settings of gmn, not of baseline"):
+    with pytest.raises(ValueError, match="settings of gmn, not of baseline"):
         make_experiment("baseline", [], path, [])

@@ -42,7 +42,7 @@ def test_paths_of_sources_are_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (
             {"config.dropout_rat": 0.5},
-            "there is no setting 'dropout_rat'; did you mean 'dropout_rate'",
+            "there is no setting 'config.dropout_rat'; did you mean 'dropout_rate'",
         ),
         ({"config.dropout_rate": 1.5}, "dropout_rate"),
         ({"trunk.nme": "x"}, "there is no setting 'trunk.nme'; did you mean 'name'"),

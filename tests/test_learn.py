@@ -1,5 +1,6 @@
 """The training loop on a miniature: what it yields, and that it resumes to the bit."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from rayreid.batch import Batch, Crops, Domain
+from rayreid.data.sampling import IdentitySampler
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
 from rayreid.gallery import Target
@@ -204,3 +206,115 @@ class TestRate:
         assert rates[0] == pytest.approx(0.01)
         assert rates[:31] == sorted(rates[:31])
         assert rates[30] == pytest.approx(1)
+
+
+def test_the_pairs_are_perturbed_once_the_warm_up_is_over(
+    domains: list[Domain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = experiment(epochs=4, config__dropout_warmup_epochs=2)
+    plain, seen = made.Method.forward, []
+
+    def forward(self: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append((self.perturbing, self.training))
+        return plain(self, batch)
+
+    monkeypatch.setattr(made.Method, "forward", forward)
+    target = Target(domains[0], made.loading)
+    # Ranking between the epochs must hand the method back in training mode.
+    by_epoch = [seen[-2:] for _ in learn(made, domains, targets=[target])]
+    assert by_epoch == [[(False, True)] * 2] * 2 + [[(True, True)] * 2] * 2
+
+
+def test_a_resumed_run_knows_that_the_warm_up_is_over(
+    domains: list[Domain], tmp_path: Path
+) -> None:
+    made = experiment(config__dropout_warmup_epochs=2)
+    (interrupted,) = islice(learn(made, domains), 2, 3)
+    interrupted.learner.save(tmp_path)
+    assert next(learn(made, domains, state=tmp_path)).learner.method.perturbing
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+@pytest.mark.parametrize("schedule", ["steps", "cosine", "one_cycle"])
+def test_an_epoch_tells_the_rate_of_its_last_step(
+    domains: list[Domain], schedule: str, warmup: float
+) -> None:
+    made = experiment(
+        "baseline", epochs=6, optimiser__lr=2e-3, optimiser__schedule=schedule,
+        optimiser__warmup=warmup,
+    )  # fmt: skip
+
+    def expected(step: int) -> float:
+        done = step / 12
+        if schedule == "one_cycle":
+            if done < 0.3:
+                return 2e-3 * (0.04 + 0.96 * (1 - np.cos(np.pi * done / 0.3)) / 2)
+            return 2e-3 * (1 + np.cos(np.pi * (done - 0.3) / 0.7)) / 2
+        fall = [1, 0.1, 0.01][step // 4] if schedule == "steps" else (1 + np.cos(np.pi * done)) / 2
+        rise = 0.01 + 0.99 * done / warmup if done < warmup else 1
+        return 2e-3 * fall * rise
+
+    for epoch in learn(made, domains):
+        assert epoch.lr == pytest.approx(expected(2 * epoch.number - 1), rel=1e-6)
+        # What is told is what the optimiser was given.
+        assert {group["lr"] for group in epoch.learner.optimiser.param_groups} == {epoch.lr}
+
+
+class TestRandomNumbers:
+    """Every rank varies the same crops, so that only the random numbers can differ."""
+
+    @pytest.fixture
+    def seen(
+        self, domains: list[Domain], monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., list[list[tuple[bytes, bytes]]]]:
+        method = experiment("baseline").Method
+        plain, steps = method.forward, []
+
+        def forward(self: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+            # The generator's state is what a method's own random numbers, as of DP, come from.
+            steps.append((batch.images.numpy().tobytes(), torch.get_rng_state().numpy().tobytes()))
+            return plain(self, batch)
+
+        def epoch(_: IdentitySampler, __: int, steps: int) -> Iterator[np.ndarray]:
+            yield from [np.array([0, 1, 4, 5, 24, 25, 28, 29])] * steps
+
+        monkeypatch.setattr(method, "forward", forward)
+        monkeypatch.setattr(IdentitySampler, "epoch", epoch)
+
+        def run(rank: int = 0, **assignments: object) -> list[list[tuple[bytes, bytes]]]:
+            """Return the images and the random state of each step, by epoch."""
+            made = experiment("baseline", epochs=2, **assignments)
+            steps.clear()
+            return [steps[-2:] for _ in learn(made, domains, rank=rank)]
+
+        return run
+
+    def test_every_step_of_every_epoch_and_rank_has_its_own_views(
+        self, seen: Callable[..., list[list[tuple[bytes, bytes]]]]
+    ) -> None:
+        runs = [seen(), seen(rank=1), seen(seed=1)]
+        views = [images for run in runs for epoch in run for images, _ in epoch]
+        assert len(set(views)) == len(views) == 12
+
+    def test_every_epoch_and_rank_has_its_own_perturbations(
+        self, seen: Callable[..., list[list[tuple[bytes, bytes]]]]
+    ) -> None:
+        runs = [seen(), seen(rank=1), seen(seed=1)]
+        states = [epoch[0][1] for run in runs for epoch in run]
+        assert len(set(states)) == len(states) == 6
+
+    def test_they_repeat_for_the_same_seed_and_rank(
+        self, seen: Callable[..., list[list[tuple[bytes, bytes]]]]
+    ) -> None:
+        assert seen() == seen()
+        assert seen(rank=1) == seen(rank=1)
+
+    def test_views_switched_off_leave_the_crops_alone(
+        self, domains: list[Domain], seen: Callable[..., list[list[tuple[bytes, bytes]]]]
+    ) -> None:
+        crops = np.concatenate([domain.train.images for domain in domains])
+        chosen = crops[[0, 1, 4, 5, 24, 25, 28, 29]].transpose(0, 3, 1, 2)
+        expected = (chosen.astype(np.float32) / 255).tobytes()
+        names = ("flip", "shift", "brightness", "contrast", "saturation", "erasing")
+        runs = seen(**{f"views__{name}": 0.0 for name in names})
+        assert {images for epoch in runs for images, _ in epoch} == {expected}

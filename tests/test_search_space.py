@@ -41,6 +41,8 @@ def test_distributions_are_optunas() -> None:
         ({"a": {"float": {"low": 2, "high": 1}}}, "a: float cannot be made of"),
         ({"a": {"float": {"low": "few", "high": 1}}}, "could not convert"),
         ({"a": {"int": 3}}, "a: int takes keywords"),
+        ({"a": {"int": {"low": 0.5, "high": 3}}}, "a: int takes whole numbers"),
+        ({1: {"int": {"low": 0, "high": 3}}}, "1 is no setting"),
     ],
 )
 def test_a_mistake_is_said(entries: dict[str, object], said: str) -> None:
@@ -61,6 +63,25 @@ def test_the_start_lies_inside_or_is_refused() -> None:
         start_within(
             parse_space({"config.dropout_rat": {"int": {"low": 0, "high": 1}}}), experiment
         )
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "said"),
+    [
+        ("config.dropout_rate", {"float": {"low": 0, "high": 5}}, "the range of .* holds 5"),
+        ("config.dropout_site", {"categorical": {"choices": ["pair", "nope"]}}, "holds 'nope'"),
+        ("config.hidden", {"float": {"low": 8, "high": 600.5}}, "holds 600.5"),
+        ("optimiser.lr", {"float": {"low": 1e-4, "high": float("inf")}}, "holds inf"),
+        ("epochs", {"int": {"low": 1, "high": 99}}, "cannot be searched"),
+        ("synthetic.strength", {"float": {"low": 0, "high": 2}}, "cannot be searched"),
+        ("loading.height", {"int": {"low": 64, "high": 256}}, "cannot be searched"),
+        ("method", {"categorical": {"choices": ["gmn", "baseline"]}}, "cannot be searched"),
+    ],
+)
+def test_what_trials_could_not_honour_is_refused(path: str, entry: object, said: str) -> None:
+    made = compose("gmn", {"sources": ["synthetic=snow"]})
+    with pytest.raises(ValueError, match=said):
+        start_within(parse_space({path: entry}), made)
 
 
 def test_set_and_searched_is_refused() -> None:

@@ -11,8 +11,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+import rayreid.run
 import rayreid.tune
 from rayreid.batch import Batch
+from rayreid.data.sources import open_source
 from rayreid.experiment import compose, load_experiment
 from rayreid.methods.gmn import GMN
 from rayreid.search_space import parse_space
@@ -73,7 +75,16 @@ def recorded(folder: Path) -> optuna.Study:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path) -> None:
+def test_a_study_searches_over_crashes_and_keeps_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def watch(source: str, *settings: object) -> object:
+        opened.append(source)
+        return open_source(source, *settings)
+
+    monkeypatch.setattr(rayreid.run, "open_source", watch)
     start = compose("tests.test_tune:Fragile", SMALL)
     told: list[str] = []
     folder = tmp_path / "study"
@@ -113,28 +124,24 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path) -> Non
     complete = [t for t in trials if t.state is TrialState.COMPLETE]
     winner = max(complete, key=lambda trial: trial.value)
     assert {path: dotted(best.tree())[path] for path in SPACE} == winner.params
-    assert load_experiment(folder / "best.yaml") == best
+    assert load_experiment(folder / "best.yaml", trusted=start.method) == best
     assert sum("crashed" in line for line in told) == len(crashed)
+    assert any("partly luck" in line for line in told)
+    # The target was named, and never looked at: trials have nothing but what is opened here.
+    assert opened == list(start.sources)
     with pytest.raises(ValueError, match="holds a study already"):
         study(start, parse_space(SPACE), folder, settings, tell=told.append)
 
 
-def test_the_target_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("wanted", [{"cpus_per_trial": 64.0}, {"gpus_per_trial": 9.0}])
+def test_trials_that_could_never_start_are_refused(
+    tmp_path: Path, wanted: dict[str, float]
+) -> None:
     start = compose("gmn", SMALL)
-    opened: list[str] = []
-
-    class OpenedAllError(Exception):
-        pass
-
-    def watch(experiment: object) -> list[object]:
-        opened.extend(experiment.sources)
-        raise OpenedAllError
-
-    monkeypatch.setattr(rayreid.tune, "open_sources", watch)
-    with pytest.raises(OpenedAllError):
-        study(start, parse_space(SPACE), tmp_path / "s", StudySettings(),
-              target=f"market1501={tmp_path / 'not even there'}", tell=print)  # fmt: skip
-    assert opened == list(start.sources)
+    with pytest.raises(ValueError, match="does not fit the cluster's"):
+        study(start, parse_space(SPACE), tmp_path / "s", StudySettings(**wanted), tell=print)
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,29 +27,36 @@ class LoadingSettings(Settings):
     width: int = Field(128, ge=16, le=2048)
     """Width that crops are resized to, in pixels."""
     memory_gib: float = Field(4.0, ge=0)
-    """Decoded crops are kept up to this size, in GiB; a larger set is decoded as it is read."""
+    """A part of a domain (training, query or gallery crops) is kept decoded up to this size, in
+    GiB; a larger one is decoded as it is read."""
     workers: int = Field(0, ge=0, le=64)
     """Loader processes; 0 reads in the training process, enough where crops are kept."""
 
 
 def decoded(
-    domain: Domain, settings: LoadingSettings, progress: Callable[[int], None] | None = None
+    domain: Domain,
+    settings: LoadingSettings,
+    progress: Callable[[int], None] | None = None,
+    *,
+    parts: Sequence[str] = ("train", "query", "gallery"),
 ) -> Domain:
-    """Return the domain with its crops decoded into memory, where they fit.
+    """Return the domain with the crops of some parts decoded into memory, where they fit.
 
     ``progress`` is called with the number of crops decoded since its last call.
     """
     budget = settings.memory_gib * 2**30
 
-    def in_memory(crops: Crops) -> Crops:
+    def in_memory(part: str) -> Crops:
+        crops: Crops = getattr(domain, part)
         size = len(crops) * settings.height * settings.width * 3
-        if isinstance(crops.images, np.ndarray):
+        if isinstance(crops.images, np.ndarray) or part not in parts:
             return crops
         if size > budget:
             log.warning(
-                "%d crops of %s take %.1f GiB decoded, more than loading.memory_gib=%g: "
+                "%d %s crops of %s take %.1f GiB decoded, more than loading.memory_gib=%g: "
                 "decoding them as they are read",
                 len(crops),
+                part,
                 crops.domain,
                 size / 2**30,
                 settings.memory_gib,
@@ -58,11 +65,11 @@ def decoded(
         pixels = decode_all(crops.images, settings.height, settings.width, progress=progress)
         return replace(crops, images=pixels)
 
-    return Domain(
-        domain.name,
-        train=in_memory(domain.train),
-        query=in_memory(domain.query),
-        gallery=in_memory(domain.gallery),
+    return replace(
+        domain,
+        train=in_memory("train"),
+        query=in_memory("query"),
+        gallery=in_memory("gallery"),
     )
 
 
@@ -128,25 +135,47 @@ class TrainingSet(Dataset[tuple[torch.Tensor, ...]]):
         return tuple(map(torch.from_numpy, (pixels, *(column[indices] for column in labels))))
 
 
+class _Caught(Dataset[tuple[torch.Tensor, ...] | Exception]):
+    """The set, with mistakes as values: a loader process would wrap them in its traceback."""
+
+    def __init__(self, crops: TrainingSet):
+        self.crops = crops
+
+    def __getitem__(self, indices: Int64[np.ndarray, " b"]) -> tuple[torch.Tensor, ...] | Exception:
+        try:
+            return self.crops[indices]
+        except (ValueError, OSError) as mistake:
+            return mistake
+
+
 def loaded(
     crops: TrainingSet, batches: Iterator[Int64[np.ndarray, " b"]], settings: LoadingSettings
-) -> DataLoader[tuple[torch.Tensor, ...]]:
-    """Return a loader of the batches of an epoch, in order, whatever the number of workers."""
-    return DataLoader(
-        crops,
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the batches of an epoch, in order, whatever the number of loader processes.
+
+    Raises what reading a crop raises.
+    """
+    loader = DataLoader(
+        _Caught(crops),
         sampler=batches,
         batch_size=None,
         num_workers=settings.workers,
         pin_memory=torch.cuda.is_available(),
     )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
-def fingerprint(crops: Crops) -> str:
-    """Return a short hash of a set's labels and contents (file sizes and names, or pixels)."""
-    digest = hashlib.sha256(crops.identities.tobytes() + crops.cameras.tobytes())
-    if isinstance(crops.images, np.ndarray):
-        digest.update(np.ascontiguousarray(crops.images).tobytes())
-    else:
-        for path in crops.images:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+def fingerprint(domain: Domain) -> str:
+    """Return a short hash of a domain as it was opened, before any file is decoded."""
+    digest = hashlib.sha256()
+    for crops in (domain.train, domain.query, domain.gallery):
+        digest.update(crops.identities.tobytes() + crops.cameras.tobytes())
+        if isinstance(crops.images, np.ndarray):
+            digest.update(np.ascontiguousarray(crops.images).tobytes())
+        else:
+            for path in crops.images:
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

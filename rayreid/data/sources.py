@@ -1,11 +1,12 @@
 """Sources: data sets by name, written ``layout=location``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
 from rayreid.batch import Domain
-from rayreid.data.loading import LoadingSettings
+from rayreid.data.loading import LoadingSettings, fingerprint
 from rayreid.data.market1501 import read_market1501
 from rayreid.data.synthetic import draw_domain, style_of
 from rayreid.settings import Settings, unknown
@@ -63,7 +64,9 @@ def open_source(source: str, loading: LoadingSettings, synthetic: SyntheticSetti
     """
     layout, _, location = canonical(source).partition("=")
     if layout == "synthetic":
-        return draw_domain(
+        domain = draw_domain(
             location, height=loading.height, width=loading.width, **synthetic.model_dump()
         )
-    return FOLDERS[layout](Path(location), domain_name(source))
+    else:
+        domain = FOLDERS[layout](Path(location), domain_name(source))
+    return replace(domain, fingerprint=fingerprint(domain))

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import timm
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -27,6 +27,12 @@ class TrunkSettings(Settings):
     """How many of a ResNet's last stages keep their input's resolution; 1 = "last stride 1"."""
     normalise: Literal["imagenet", "image"] = "imagenet"
     """``imagenet``: by ImageNet's channel statistics; ``image``: each image by its own."""
+
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        """Make the path one that a worker in another folder finds too."""
+        return value if value in ("none", "timm") else str(Path(value).expanduser().resolve())
 
 
 class Trunk(nn.Module):

@@ -18,6 +18,7 @@ from rayreid.checkpoint import load_trained
 from rayreid.serve.api import Served
 from rayreid.serve.deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
 from rayreid.serve.request import Limits
+from rayreid.settings import FailureError
 
 APPLICATION = "rayreid"
 """Name of the application in Ray Serve."""
@@ -42,7 +43,7 @@ def start(
 
     A service that runs already is replaced. Raises `FileNotFoundError` or `ValueError` for a run
     that cannot be served or an address that cannot be had, before anything is deployed;
-    `RuntimeError` where the service does not come up.
+    `FailureError` where the service does not come up.
     """
     run, limits = run.absolute(), limits or Limits()
     trained = load_trained(run)
@@ -143,7 +144,7 @@ def _await_running(deadline: float) -> None:
     # No message: the replicas wait for a place.
     there = {name: ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
     reason = "; ".join(reasons) or f"too little is free of the cluster's {there}"
-    raise RuntimeError(f"the service did not start: {reason}")
+    raise FailureError(f"the service did not start: {reason}")
 
 
 def _await_answer(host: str, port: int, served: Served, deadline: float) -> str:
@@ -158,7 +159,7 @@ def _await_answer(host: str, port: int, served: Served, deadline: float) -> str:
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(error)
         time.sleep(0.1)
-    raise RuntimeError(f"the service runs but does not answer at {_url(host, port)} ({reason})")
+    raise FailureError(f"the service runs but does not answer at {_url(host, port)} ({reason})")
 
 
 def _reachable(host: str) -> str:

@@ -7,10 +7,12 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int64
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -50,6 +52,8 @@ class RefusalError(Exception):
 
 
 Pair = tuple[int, int]
+# As bytes: a single rare character would make a text four times as large as it came.
+Base64 = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 
 
 class JsonBody(BaseModel):
@@ -57,7 +61,7 @@ class JsonBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    images: list[str]
+    images: list[Base64]
     """Encoded images, in base64."""
     pairs: list[Pair]
     """Pairs of their indices."""
@@ -84,7 +88,7 @@ async def read(request: Request, limits: Limits) -> Asked:
         raise RefusalError(415, "a compressed body is not accepted; send it uncompressed")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        body = b"".join([chunk async for chunk in _chunks(request, limits)])
+        body = await _json(request, limits)
         images, pairs = await asyncio.to_thread(_from_json, body, limits)
     elif kind == "multipart/form-data":
         images, pairs = await _from_form(request, limits)
@@ -112,7 +116,33 @@ async def _chunks(request: Request, limits: Limits) -> AsyncGenerator[bytes]:
         yield chunk
 
 
-def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], list[Pair]]:
+async def _json(request: Request, limits: Limits) -> bytearray:
+    """Return the body, refusing it as it arrives where parsing it would take much memory."""
+    body, values = bytearray(), 0
+    async for chunk in _chunks(request, limits):
+        values += _most_values(chunk)
+        _refuse_too_many_values("the body", values, limits)
+        body += chunk
+    return body
+
+
+def _most_values(json: bytes) -> int:
+    """Return a bound on how many values (less one), and how deep, JSON is, without parsing it."""
+    return json.count(b"[") + json.count(b"{") + json.count(b",")
+
+
+def _refuse_too_many_values(what: str, values: int, limits: Limits) -> None:
+    """Refuse JSON that cannot be within the limits, by its `_most_values`.
+
+    Base64 has none of the characters that count. Up to twice of what the limits allow is left to
+    the parser, whose reasons are more exact.
+    """
+    if values > 2 * (limits.images + 3 * limits.pairs + 2):
+        within = f"{limits.images} images and {limits.pairs} pairs"
+        raise RefusalError(413, f"{what} holds more JSON values than {within} are")
+
+
+def _from_json(body: bytearray, limits: Limits) -> tuple[list[bytes], list[Pair]]:
     try:
         asked = JsonBody.model_validate_json(body)
     except ValidationError as error:
@@ -134,14 +164,24 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 2**40
 
 
+_PAIR_BYTES = 64
+"""Bytes for each pair that a form's text may hold: twice what it has when indented."""
+
+
 async def _from_form(request: Request, limits: Limits) -> tuple[list[bytes], list[Pair]]:
+    _, options = parse_options_header(request.headers["content-type"])
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        # Some of Python's charsets take a time that is quadratic in the text's length.
+        raise RefusalError(415, "the form's charset is not accepted; send it as utf-8")
     chunks = _chunks(request, limits)
     parser = _InMemoryParser(request.headers, chunks, max_files=limits.images, max_fields=2)
+    parser.max_part_size = 1024 + _PAIR_BYTES * limits.pairs
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        # Too many parts and unreadable bytes are the same error to the parser.
-        status = 422 if error.message.startswith("Too many") else 400
+        # Too many parts, too large ones and unreadable bytes are the same error to the parser.
+        reasons = {"Too many": 422, "Part exceeded": 413}
+        status = next((reasons[r] for r in reasons if error.message.startswith(r)), 400)
         raise RefusalError(status, f"the form is refused: {_within(error.message)}") from None
     try:
         images, texts = await _fields(form)
@@ -151,6 +191,7 @@ async def _from_form(request: Request, limits: Limits) -> tuple[list[bytes], lis
         raise RefusalError(422, "there is no field 'images'")
     if len(texts) != 1:
         raise RefusalError(422, f"there is {'more than one' if texts else 'no'} field 'pairs'")
+    _refuse_too_many_values("the field 'pairs'", _most_values(texts[0].encode()), limits)
     try:
         return images, _PAIRS.validate_json(texts[0], strict=True)
     except ValidationError as error:
@@ -167,7 +208,9 @@ async def _fields(form: FormData) -> tuple[list[bytes], list[str]]:
             texts.append(value)
         else:
             wanted = "send files as 'images' and one text as 'pairs'"
-            raise RefusalError(422, f"the form's field {name!r} is not understood; {wanted}")
+            raise RefusalError(
+                422, f"the form's field {_short(name)!r} is not understood; {wanted}"
+            )
     return images, texts
 
 
@@ -206,14 +249,21 @@ def _as_refusal(error: ValidationError, what: str, *within: str) -> RefusalError
     if mistake["type"] == "missing" and isinstance(mistake["loc"][-1], str):
         return RefusalError(422, f"there is no field {where!r}")
     if mistake["type"] == "extra_forbidden":
-        return RefusalError(422, f"there is no meaning to a field {where!r}")
-    return RefusalError(422, f"{where or what}: {_within(mistake['msg'])}")
+        return RefusalError(422, f"there is no meaning to a field {_short(where)!r}")
+    # What pydantic calls bytes is a string in JSON.
+    reason = mistake["msg"].replace("valid bytes", "valid string")
+    return RefusalError(422, f"{_short(where or what)}: {_within(reason)}")
 
 
 def _place(loc: Sequence[int | str]) -> str:
     """Return where in the JSON that is, e.g. ``pairs[0][1]``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return "".join(parts).removeprefix(".")
+
+
+def _short(name: str) -> str:
+    """Return a name of the client's choice without most of its length."""
+    return name if len(name) <= 64 else f"{name[:64]}…"
 
 
 def _within(sentence: str) -> str:

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,3 +92,33 @@ def test_every_identity_is_drawn_in_time() -> None:
 def test_too_few_identities_are_named() -> None:
     with pytest.raises(ValueError, match=r"source domain1 has 3 identities .* 2 worker"):
         sampler([[4] * 8, [4] * 3], world=2)
+
+
+def places(made: IdentitySampler, epoch: int) -> list[list[int]]:
+    """Return, row by row of an epoch, at which places among its identity's crops it was drawn."""
+    people, size = owner(made), made.settings.crops
+    rows = [row for batch in made.epoch(epoch, 4) for row in batch.reshape(-1, size).tolist()]
+    return [[sorted(made.crops[people[row[0]]]).index(crop) for crop in row] for row in rows]
+
+
+def test_crops_of_an_identity_are_drawn_anew() -> None:
+    # Which identities come when is left out: an identity's row must differ by itself.
+    counts = [[7] * 8]
+    draws = {
+        f"epoch {epoch}, rank {rank}, seed {seed}": places(
+            sampler(counts, rank=rank, world=2, seed=seed), epoch
+        )
+        for epoch in range(2)
+        for rank in range(2)
+        for seed in range(2)
+    }
+    for one, other in combinations(draws, 2):
+        assert draws[one] != draws[other], f"{one} draws as {other}"
+    # And within an epoch, from one batch to the next.
+    assert all(len(set(map(tuple, rows))) > 1 for rows in draws.values())
+
+
+def test_every_crop_is_drawn_in_time() -> None:
+    made = sampler([[9] * 4])
+    seen = {int(crop) for epoch in range(20) for batch in made.epoch(epoch, 2) for crop in batch}
+    assert seen == set(range(36))

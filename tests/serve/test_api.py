@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -64,6 +65,7 @@ REFUSED = {
     "no images field": (422, "there is no field 'images'", {"json": {"pairs": []}}),
     "no pairs field": (422, "there is no field 'pairs'", {"json": {"images": []}}),
     "unknown field": (422, "'url'", {"json": in_json(TWO, [[0, 1]]) | {"url": "http://x"}}),
+    "long unknown field": (422, "'kkk", {"json": in_json(TWO, [[0, 1]]) | {"k" * 3000: 0}}),
     "images of another type": (422, "images[0]: ", {"json": {"images": [3], "pairs": [[0, 0]]}}),
     "not base64": (422, "images[1] is not base64", {"json": {"images": ["", "%"], "pairs": []}}),
     "pair of one": (422, "pairs[0][1]: ", {"json": in_json(TWO, [[0]])}),
@@ -80,6 +82,7 @@ REFUSED = {
     "index huge": (422, "pairs[0] names image 1000", {"json": in_json(TWO, [[0, 10**30]])}),
     "too many pairs": (422, "5 pairs, more than 4", {"json": in_json(TWO, [[0, 1]] * 5)}),
     "too many images": (422, "4 images, more than 3", {"json": in_json(TWO * 2, [[0, 1]])}),
+    "far too many pairs": (413, "the body holds more", {"json": in_json(TWO, [[0, 1]] * 20)}),
     "image unreadable": (422, "images[1]", {"json": in_json([TWO[0], b"nothing"], [[0, 1]])}),
     "image empty": (422, "images[1]", {"json": in_json([TWO[0], b""], [[0, 0]])}),
     "image truncated": (422, "images[0]", {"json": in_json([TWO[0][:60]], [[0, 0]])}),
@@ -114,6 +117,13 @@ REFUSED = {
     "form with an image as text": (422, "'images'", {"files": [("images", (None, "text"))]}),
     "form with pairs not JSON": (400, "the field 'pairs' is not JSON", form(2, "0,1")),
     "form with pairs of texts": (422, "pairs[0]: ", form(2, '["01"]')),
+    "form with far too many pairs": (413, "'pairs' holds more", form(2, "[[0,1]," * 20)),
+    "form with long pairs": (413, "part exceeded maximum size", form(2, "[" + " " * 2000)),
+    "form in a slow charset": (
+        415,
+        "the form's charset",
+        raw(b"x", "multipart/form-data; boundary=b; charset=punycode"),
+    ),
     "form with too many images": (
         422,
         "too many",
@@ -139,18 +149,61 @@ def test_wrong_requests_are_refused_with_one_sentence(kind: str) -> None:
     assert len(sentence) < 200
 
 
-def test_reading_stops_where_a_body_is_too_large() -> None:
-    sent = 0
+@pytest.mark.parametrize("byte", [b"x", b"["])
+def test_reading_stops_where_a_body_is_too_large(byte: bytes) -> None:
+    sent, most = 0, {b"x": SMALL.body_bytes, b"[": 34}[byte]
 
     async def endless():
         nonlocal sent
         while True:
             sent += 512
-            yield b"x" * 512
+            yield byte * 512
 
     response = asked(content=endless(), headers={"Content-Type": "application/json"})
     assert response.status_code == 413
-    assert sent <= SMALL.body_bytes + 2 * 512
+    assert sent <= most + 2 * 512
+
+
+def peak_of(**request: object) -> tuple[httpx.Response, int]:
+    """Return the answer within the default limits, and the most memory that it took."""
+    tracemalloc.start()
+    try:
+        return asked(limits=Limits(), **request), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("again", [b"[0,0],", b"0,", b"{},", b"[", b'{"x":'])
+def test_a_body_of_many_values_is_refused_before_it_is_parsed(again: bytes) -> None:
+    body = b'{"images":[],"pairs":[' + again * (2**23 // len(again))
+    response, peak = peak_of(**raw(body))
+    assert response.status_code == 413
+    assert "the body holds more JSON values" in response.json()["error"]
+    # The body itself, which is made before, is not held again.
+    assert peak < 4 * 2**20
+
+
+def test_a_rare_character_does_not_multiply_a_body() -> None:
+    body = b'{"pairs":[[0,0]],"images":["\\ud83d\\ude00' + b"A" * 2**24 + b'"]}'
+    response, peak = peak_of(**raw(body))
+    assert response.status_code == 413
+    assert peak < 2.5 * len(body)
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+@pytest.mark.parametrize("as_form", [False, True])
+def test_all_that_the_limits_allow_is_accepted(as_form: bool, indent: int | None) -> None:
+    limits = Limits()
+    images = [picture(0)] * limits.images
+    pairs = [[limits.images - 1] * 2] * limits.pairs
+    # Some clients escape what need not be.
+    text = json.dumps(in_json(images, pairs), indent=indent).replace("/", r"\/")
+    request = raw(text.replace("+", r"\u002b").encode())
+    if as_form:
+        request = form(limits.images, json.dumps(pairs, indent=indent))
+    response = asked(limits=limits, **request)
+    assert response.status_code == 200, response.text
+    assert len(response.json()["scores"]) == limits.pairs
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", PATH, 405), ("POST", "/x", 404)])
