@@ -16,32 +16,13 @@ from rayreid.data.sources import SyntheticSettings
 from rayreid.data.views import ViewSettings
 from rayreid.method import Method
 from rayreid.methods import find_method
+from rayreid.nn.optimiser import OptimiserSettings
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.protocols import distinct
 from rayreid.settings import Settings, checked, dotted, nested, read_yaml
 
 TRUSTED = "RAYREID_METHODS"
 """Environment variable that names methods of other packages which may be imported."""
-
-
-class OptimiserSettings(Settings):
-    """How weights follow gradients."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """``sgd`` is with Nesterov momentum 0.9."""
-    lr: float = Field(3.5e-4, gt=0)
-    """The highest learning rate of the schedule."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """Weight decay (decoupled for adamw)."""
-    schedule: Literal["steps", "cosine", "one_cycle"] = "cosine"
-    """``steps``: x 0.1 after 1/3 and after 2/3 of the epochs; ``cosine``: down to 0;
-    ``one_cycle``: up for 30 % of all steps, then down to 0, both along a cosine."""
-    warmup: float = Field(0.1, ge=0, le=1)
-    """Share of all steps in which the rate rises linearly (not for one_cycle)."""
-    clip: float = Field(8.0, ge=0)
-    """Largest norm of the gradient; 0 = unlimited."""
-    ema: float = Field(0.0, ge=0, lt=1)
-    """Decay a step of the averaged weights that are ranked and saved; 0 = the last weights."""
 
 
 class Experiment(Settings):

@@ -23,9 +23,10 @@ from rayreid.checkpoint import build, plain
 from rayreid.data.loading import TrainingSet, loaded
 from rayreid.data.sampling import IdentitySampler
 from rayreid.data.views import as_images, varied
-from rayreid.experiment import Experiment, OptimiserSettings
+from rayreid.experiment import Experiment
 from rayreid.gallery import Target
 from rayreid.method import Method
+from rayreid.nn.optimiser import optimiser_of, rate_after
 from rayreid.ranking.metrics import Ranking
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Learner:
             self.parallel = DistributedDataParallel(
                 self.method, device_ids=[device] if device.type == "cuda" else None
             )
-        self.optimiser = _optimiser(self.method, experiment.optimiser)
+        self.optimiser = optimiser_of(self.method, experiment.optimiser)
         decay = experiment.optimiser.ema
         self.average = (
             AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -175,7 +176,7 @@ class Learner:
             torch.manual_seed(int(seed[1]))
             for step, (pixels, *labels) in enumerate(batches, self.epoch * self.steps):
                 waited += time.perf_counter() - mark
-                rate = _rate(experiment.optimiser, step / (self.steps * experiment.epochs))
+                rate = rate_after(experiment.optimiser, step / (self.steps * experiment.epochs))
                 crops = as_images(pixels.to(device, non_blocking=True))
                 batch = Batch(
                     varied(crops, experiment.views, views), *(x.to(device) for x in labels)
@@ -276,34 +277,3 @@ class Learner:
                     for key, value in values.items()
                 }
         self.epoch = int(position["epoch"])
-
-
-def _optimiser(method: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    parameters = [p for p in method.parameters() if p.requires_grad]
-    if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters, settings.lr, 0.9, weight_decay=settings.weight_decay, nesterov=True
-        )
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(parameters, settings.lr, weight_decay=settings.weight_decay)
-
-
-def _rate(settings: OptimiserSettings, done: float) -> float:
-    """Return the factor on the learning rate after a share ``done`` in [0, 1) of all steps."""
-
-    def cosine(start: float, stop: float, share: float) -> float:
-        return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2
-
-    if settings.schedule == "one_cycle":
-        rise = 0.3
-        if done < rise:
-            return cosine(0.04, 1.0, done / rise)
-        return cosine(1.0, 0.0, (done - rise) / (1 - rise))
-    if settings.schedule == "cosine":
-        factor = cosine(1.0, 0.0, done)
-    else:
-        # The tiny addition keeps steps at exactly 1/3 and 2/3 from being rounded down.
-        factor = 0.1 ** math.floor(done * 3 + 1e-9)
-    if done < settings.warmup:
-        factor *= 0.01 + 0.99 * done / settings.warmup
-    return factor

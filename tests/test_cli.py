@@ -12,29 +12,15 @@ from click.testing import CliRunner
 
 from rayreid.cli import cli, make_experiment
 from rayreid.search_space import load_space
+from tests.miniature import MINIATURE
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-MINIATURE = [
+SMALL = [
     "--source=synthetic=snow",
     "--source=synthetic=subway",
-    *(
-        f"--set={setting}"
-        for setting in (
-            "synthetic.train_people=8",
-            "synthetic.test_people=4",
-            "synthetic.cameras=2",
-            "synthetic.crops=2",
-            "trunk.name=test_resnet",
-            "trunk.weights=none",
-            "loading.height=64",
-            "loading.width=32",
-            "sampling.identities=3",
-            "sampling.crops=2",
-            "epochs=2",
-            "steps_per_epoch=2",
-        )
-    ),
+    *(f"--set={path}={value}" for path, value in MINIATURE.items() if path != "sources"),
+    "--set=epochs=2",
 ]
 
 
@@ -53,7 +39,7 @@ def rayreid(
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of results with one trained run, trained over the command line."""
     folder = tmp_path_factory.mktemp("results")
-    answer = rayreid("train", "gmn", *MINIATURE, f"--results={folder}", "--name=run", cwd=folder)
+    answer = rayreid("train", "gmn", *SMALL, f"--results={folder}", "--name=run", cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert "epoch 2/2" in answer.stdout
     assert "new people of snow: mAP" in answer.stdout
@@ -61,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_finished_run_is_not_trained_again(results: Path) -> None:
-    answer = rayreid("train", "gmn", *MINIATURE, f"--results={results}", "--name=run", cwd=results)
+    answer = rayreid("train", "gmn", *SMALL, f"--results={results}", "--name=run", cwd=results)
     assert "is finished" in answer.stdout
     again = f"--from={results / 'run' / 'experiment.yaml'}"
     answer = rayreid("train", "gmn", again, f"--results={results}", "--name=run", cwd=results)
@@ -98,19 +84,19 @@ MISTAKES = {
     "no domain to learn from; add --source": ["train", "gmn"],
     "'snow' is not a data set": ["train", "gmn", "--source=snow"],
     "did you mean 'dropout_rate'": [
-        "train", "gmn", *MINIATURE, "--set=config.dropout_rat=0.3",
+        "train", "gmn", *SMALL, "--set=config.dropout_rat=0.3",
     ],
-    "is not an assignment": ["train", "gmn", *MINIATURE, "--set=config.dropout_rate"],
-    "no data set at": ["train", "gmn", *MINIATURE, "--source=market1501=nowhere"],
+    "is not an assignment": ["train", "gmn", *SMALL, "--set=config.dropout_rate"],
+    "no data set at": ["train", "gmn", *SMALL, "--source=market1501=nowhere"],
     "there is no settings file": ["train", "gmn", "--from=nowhere.yaml"],
     "is no trained run": ["evaluate", "nowhere", "--target=synthetic=snow"],
-    "Not a directory": ["train", "gmn", *MINIATURE, "--results=/dev/null"],
+    "Not a directory": ["train", "gmn", *SMALL, "--results=/dev/null"],
     "is no folder; give one": ["quickstart", "--to=/dev/null"],
     "these are settings of baseline, not of gmn": [
-        "train", "gmn", *MINIATURE, "--set=method=baseline",
+        "train", "gmn", *SMALL, "--set=method=baseline",
     ],
     "is no name of a .png file": ["data", "sheet", "snow", "--people=1", "--to=/tmp"],
-    "there is no search space": ["tune", "gmn", "nowhere.yaml", *MINIATURE],
+    "there is no search space": ["tune", "gmn", "nowhere.yaml", *SMALL],
 }  # fmt: skip
 
 
@@ -124,7 +110,7 @@ def test_a_mistake_is_one_sentence_and_code_2(said: str, tmp_path: Path) -> None
 
 
 def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
-    answer = rayreid("train", "gmn", *MINIATURE, "--set=trunk.weights=timm", cwd=tmp_path,
+    answer = rayreid("train", "gmn", *SMALL, "--set=trunk.weights=timm", cwd=tmp_path,
                      environment={"HF_HUB_OFFLINE": "1"})  # fmt: skip
     assert answer.returncode == 2
     assert "the weights of test_resnet could not be had from timm's hub" in answer.stderr
@@ -134,7 +120,7 @@ def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
 
 def test_set_and_searched_is_a_mistake(tmp_path: Path) -> None:
     space = ROOT / "search_spaces" / "gmn.yaml"
-    answer = rayreid("tune", "gmn", str(space), *MINIATURE, "--set=optimiser.lr=1", cwd=tmp_path)
+    answer = rayreid("tune", "gmn", str(space), *SMALL, "--set=optimiser.lr=1", cwd=tmp_path)
     assert answer.returncode == 2
     assert "optimiser.lr is both set and searched" in answer.stderr
     assert "optimiser.lr" in load_space(space)

@@ -14,7 +14,9 @@ from rayreid.data.sampling import IdentitySampler
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
 from rayreid.gallery import Target
-from rayreid.learn import STATE, Epoch, _rate, learn
+from rayreid.learn import STATE, Epoch, learn
+from rayreid.nn.optimiser import rate_after
+from tests.miniature import MINIATURE
 
 SIZE = {"train_people": 6, "test_people": 4, "cameras": 2, "crops": 2, "height": 64, "width": 32}
 NAMES = ("snow", "subway")
@@ -28,17 +30,8 @@ def domains() -> list[Domain]:
 def experiment(method: str = "gmn", **assignments: object) -> Experiment:
     return compose(
         method,
-        {
-            "sources": [f"synthetic={name}" for name in NAMES],
-            "trunk.name": "test_resnet",
-            "trunk.weights": "none",
-            "loading.height": 64,
-            "loading.width": 32,
-            "sampling.identities": 3,
-            "sampling.crops": 2,
-            "epochs": 4,
-            "steps_per_epoch": 2,
-        },
+        MINIATURE,
+        {"epochs": 4},
         {"config.hidden": 8, "config.dropout_warmup_epochs": 1} if method == "gmn" else {},
         {path.replace("__", "."): value for path, value in assignments.items()},
     )
@@ -180,7 +173,7 @@ def test_the_average_lags_behind_the_weights(domains: list[Domain]) -> None:
 class TestRate:
     def rates(self, **settings: object) -> list[float]:
         made = experiment(**{f"optimiser__{name}": value for name, value in settings.items()})
-        return [_rate(made.optimiser, done / 300) for done in range(300)]
+        return [rate_after(made.optimiser, done / 300) for done in range(300)]
 
     def test_steps_fall_to_a_tenth_after_each_third(self) -> None:
         rates = self.rates(schedule="steps", warmup=0.0)

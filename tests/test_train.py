@@ -20,29 +20,14 @@ from rayreid.data.loading import TrainingSet
 from rayreid.data.sampling import IdentitySampler
 from rayreid.data.views import as_images
 from rayreid.experiment import Experiment, compose, load_experiment
-from rayreid.learn import _optimiser, _rate
+from rayreid.nn.optimiser import optimiser_of, rate_after
 from rayreid.run import Run, commit, learn_here, open_sources
 from rayreid.train import train_on_ray
-
-SMALL = {
-    "sources": ["synthetic=snow", "synthetic=subway"],
-    "synthetic.train_people": 8,
-    "synthetic.test_people": 4,
-    "synthetic.cameras": 2,
-    "synthetic.crops": 2,
-    "trunk.name": "test_resnet",
-    "trunk.weights": "none",
-    "loading.height": 64,
-    "loading.width": 32,
-    "sampling.identities": 3,
-    "sampling.crops": 2,
-    "epochs": 3,
-    "steps_per_epoch": 2,
-}
+from tests.miniature import MINIATURE
 
 
 def experiment(method: str = "baseline", **assignments: object) -> Experiment:
-    return compose(method, SMALL, {k.replace("__", "."): v for k, v in assignments.items()})
+    return compose(method, MINIATURE, {k.replace("__", "."): v for k, v in assignments.items()})
 
 
 def losses(run: Run) -> list[dict[str, float]]:
@@ -58,7 +43,7 @@ def test_a_run_leaves_all_that_repeats_it(tmp_path: Path) -> None:
     recorded = run.ranking()
     assert recorded["seen"].keys() == recorded["data"].keys() == {"snow", "subway"}
     assert recorded["fingerprint"] == load_trained(run.folder).fingerprint
-    again = Run(tmp_path / "again", compose("baseline", SMALL))
+    again = Run(tmp_path / "again", compose("baseline", MINIATURE))
     learn_here(again, open_sources(again.experiment), lambda _: None)
     assert losses(again) == losses(run)
     assert again.ranking()["fingerprint"] == recorded["fingerprint"]
@@ -87,7 +72,7 @@ def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
     """Learn the workers' batches in one process: gradients averaged over the ranks' batches."""
     crops = TrainingSet(open_sources(made), made.loading)
     method = build(made, crops.census).to(memory_format=torch.channels_last).train()
-    optimiser = _optimiser(method, made.optimiser)
+    optimiser = optimiser_of(method, made.optimiser)
     samplers = [
         IdentitySampler(
             made.sampling, crops.identities, crops.domains, crops.names,
@@ -110,7 +95,7 @@ def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
                     sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0) + share
             done = (epoch * made.steps_per_epoch + step) / (made.epochs * made.steps_per_epoch)
             for group in optimiser.param_groups:
-                group["lr"] = made.optimiser.lr * _rate(made.optimiser, done)
+                group["lr"] = made.optimiser.lr * rate_after(made.optimiser, done)
             torch.nn.utils.clip_grad_norm_(method.parameters(), made.optimiser.clip)
             optimiser.step()
         epochs.append(sums)
@@ -206,9 +191,11 @@ def worker_processes(driver: int) -> list[psutil.Process]:
 
 def command(folder: Path, *more: str) -> list[str]:
     settings = [
-        f"--set={path}={json.dumps(value)}" for path, value in SMALL.items() if path != "sources"
+        f"--set={path}={json.dumps(value)}"
+        for path, value in MINIATURE.items()
+        if path != "sources"
     ]
-    sources = [f"--source={source}" for source in SMALL["sources"]]
+    sources = [f"--source={source}" for source in MINIATURE["sources"]]
     place = [f"--results={folder}", "--name=run", "--workers=2"]
     code = "from rayreid.cli import main; main()"
     return [sys.executable, "-c", code, "train", "baseline", *sources, *settings, *place, *more]

@@ -20,24 +20,14 @@ from rayreid.methods.gmn import GMN
 from rayreid.search_space import parse_space
 from rayreid.settings import dotted
 from rayreid.tune import METRIC, Search, StudySettings, study
+from tests.miniature import MINIATURE
 
 SMALL = {
+    **MINIATURE,
     "sources": ["synthetic=snow", "synthetic=subway", "synthetic=plaza-noon"],
-    "synthetic.train_people": 8,
-    "synthetic.test_people": 4,
-    "synthetic.cameras": 2,
-    "synthetic.crops": 2,
-    "trunk.name": "test_resnet",
-    "trunk.weights": "none",
-    "loading.height": 64,
-    "loading.width": 32,
-    "sampling.identities": 3,
-    "sampling.crops": 2,
     "optimiser.lr": 3e-3,
     "config.hidden": 8,
     "config.dropout_warmup_epochs": 0,
-    "epochs": 3,
-    "steps_per_epoch": 2,
 }
 SPACE = {
     "config.dropout_rate": {"float": {"low": 0.0, "high": 0.7}},
