@@ -38,11 +38,21 @@ def main() -> None:
     except Exception as error:
         from rayreid.settings import FailureError
 
+        if interrupted(error):
+            click.echo("interrupted", err=True)
+            sys.exit(130)
         told = isinstance(error, (*MISTAKES, FailureError))
         if not told or os.environ.get("RAYREID_TRACEBACK"):
             raise
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Return whether an error is what Ctrl-C left of something that it broke into."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rayreid.cli import cli, make_experiment
+from rayreid.cli import cli, interrupted, make_experiment
 from rayreid.search_space import load_space
 from tests.miniature import MINIATURE
 
@@ -124,6 +124,20 @@ def test_set_and_searched_is_a_mistake(tmp_path: Path) -> None:
     assert answer.returncode == 2
     assert "optimiser.lr is both set and searched" in answer.stderr
     assert "optimiser.lr" in load_space(space)
+
+
+def test_what_breaks_on_ctrl_c_is_no_mistake() -> None:
+    def error() -> BaseException:
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                Path("no such lock").rename("elsewhere")
+        except OSError as error:
+            return error
+
+    assert interrupted(error())
+    assert not interrupted(OSError("disk full"))
 
 
 def test_methods_lists_what_a_method_can_be_told() -> None:
