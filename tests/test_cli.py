@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rayreid.cli import cli, interrupted, make_experiment
+from rayreid.__main__ import interrupted
+from rayreid.cli import cli, make_experiment
 from rayreid.search_space import load_space
 from tests.miniature import MINIATURE
 
@@ -27,7 +28,7 @@ SMALL = [
 def rayreid(
     *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    code = "from rayreid.cli import main; main()"
+    code = "from rayreid.__main__ import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd, env={**os.environ, **(environment or {})},

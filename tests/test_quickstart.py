@@ -14,7 +14,7 @@ import yaml
 
 from rayreid.quickstart import TRIALS, UNSEEN
 
-COMMAND = [sys.executable, "-c", "from rayreid.cli import main; main()", "quickstart", "--to"]
+COMMAND = [sys.executable, "-c", "from rayreid.__main__ import main; main()", "quickstart", "--to"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
 
 

@@ -197,7 +197,7 @@ def command(folder: Path, *more: str) -> list[str]:
     ]
     sources = [f"--source={source}" for source in MINIATURE["sources"]]
     place = [f"--results={folder}", "--name=run", "--workers=2"]
-    code = "from rayreid.cli import main; main()"
+    code = "from rayreid.__main__ import main; main()"
     return [sys.executable, "-c", code, "train", "baseline", *sources, *settings, *place, *more]
 
 

@@ -171,7 +171,7 @@ def test_a_stopped_trial_is_pruned_with_its_last_value() -> None:
 def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -> None:
     searched = ("sources", "optimiser.lr", "config.dropout_warmup_epochs")
     settings = {path: value for path, value in SMALL.items() if path not in searched}
-    code = "from rayreid.cli import main; main()"
+    code = "from rayreid.__main__ import main; main()"
     space = Path(__file__).parents[1] / "search_spaces" / "gmn.yaml"
     start = tmp_path / "start.yaml"
     start.write_text("optimiser.lr: 5e-4\n")

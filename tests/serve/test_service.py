@@ -155,7 +155,7 @@ def test_too_many_requests_are_told_to_come_back(client: httpx.Client, run: Path
 @pytest.mark.slow
 def test_the_verb_serves_until_ctrl_c(run: Path, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
-    code = "from rayreid.cli import main; main()"
+    code = "from rayreid.__main__ import main; main()"
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", str(run), f"--port={port}"],
