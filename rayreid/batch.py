@@ -1,11 +1,12 @@
 """What flows through the house: labelled crops, the census of a training set, batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 Images = Sequence[Path] | UInt8[np.ndarray, "n height width 3"]
@@ -17,13 +18,15 @@ class Crops:
     """Labelled crops of one domain, as columns of equal length N.
 
     ``identities`` and ``cameras`` are the data set's own numbers; distractors in a
-    gallery carry identities that no query has.
+    gallery carry identities that no query has. ``times`` are in seconds, where a data set's
+    files tell them.
     """
 
     domain: str
     images: Images
     identities: Int64[np.ndarray, " n"]
     cameras: Int64[np.ndarray, " n"]
+    times: Float64[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Return the number of crops."""
@@ -62,10 +65,24 @@ class Batch:
     """A training batch on one device.
 
     ``images`` are RGB in [0, 1]; ``identities`` are training labels (see `Census`);
-    ``domains`` index the census' domains.
+    ``domains`` index the census' domains. A method that adapts also receives ``target``, varied
+    crops of the target domain, and ``target_indices``, which of its crops they are.
     """
 
     images: Float[Tensor, "batch 3 height width"]
     identities: Int64[Tensor, " batch"]
     cameras: Int64[Tensor, " batch"]
     domains: Int64[Tensor, " batch"]
+    target: Float[Tensor, "unlabelled 3 height width"] | None = None
+    target_indices: Int64[Tensor, " unlabelled"] | None = None
+
+
+@runtime_checkable
+class Unlabelled(Protocol):
+    """The training crops of a target domain: their pictures, never their labels."""
+
+    def __len__(self) -> int:
+        """Return the number of crops."""
+
+    def batches(self, size: int) -> Iterator[Float[Tensor, "b 3 height width"]]:
+        """Yield all crops in order, unvaried, as images on the training device."""

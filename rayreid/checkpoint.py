@@ -53,7 +53,8 @@ def build(experiment: Experiment, census: Census, trunk: TrunkSettings | None = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         kind = experiment.Method
-        return kind(experiment.config, trunk or experiment.trunk, census)
+        size = (experiment.loading.height, experiment.loading.width)
+        return kind(experiment.config, trunk or experiment.trunk, census, size)
 
 
 def plain(tensor: Tensor) -> Tensor:

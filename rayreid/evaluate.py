@@ -12,6 +12,7 @@ from rayreid.experiment import Experiment
 from rayreid.gallery import Progress, Target, ranked
 from rayreid.ranking.histogram import colour_histogram
 from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from rayreid.run import best_device
 
 HEIGHT, WIDTH = 128, 64
@@ -29,6 +30,8 @@ class Evaluation:
     """The colour histogram's ranking."""
     seen: bool
     """Whether the method has learnt from the domain."""
+    lifted: Ranking | None = None
+    """The method's ranking after temporal lifting, where it was asked for."""
 
 
 def open_target(target: str, experiment: Experiment) -> Domain:
@@ -39,20 +42,39 @@ def open_target(target: str, experiment: Experiment) -> Domain:
     return open_source(target, experiment.loading, experiment.synthetic)
 
 
-def evaluate(trained: Trained, target: str, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    trained: Trained,
+    target: str,
+    progress: Progress | None = None,
+    lift: LiftSettings | None = None,
+) -> Evaluation:
     """Rank a domain with a trained method, and with the reference.
 
-    Raises `ValueError` or `FileNotFoundError` as the target's reader does.
+    With ``lift`` the method's scores are also ranked after temporal lifting; the reference's are
+    not. Raises `ValueError` or `FileNotFoundError` as the target's reader does, and `ValueError`
+    for a target without the times that lifting needs.
     """
     experiment = trained.experiment
     domain = open_target(target, experiment)
+    query, gallery = domain.query, domain.gallery
+    if lift and (query.times is None or gallery.times is None):
+        raise ValueError(
+            f"{target} does not tell the times of its crops, which temporal lifting needs; "
+            "rank it without"
+        )
     crops = decoded(domain, experiment.loading, progress)
     method = trained.method.to(best_device())
+    scores = Target(crops, experiment.loading).scores(method, progress)
+    lifted = None
+    if lift:
+        columns = (query.cameras, query.times, gallery.cameras, gallery.times)
+        lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery)
     return Evaluation(
         target=canonical(target),
-        ranking=Target(crops, experiment.loading).rank(method, progress),
+        ranking=ranked(scores, query, gallery),
         reference=rank_by_histogram(domain, experiment.loading),
         seen=canonical(target) in experiment.sources,
+        lifted=lifted,
     )
 
 

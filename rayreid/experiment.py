@@ -12,13 +12,13 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rayreid.data.loading import LoadingSettings
 from rayreid.data.sampling import SamplingSettings
-from rayreid.data.sources import SyntheticSettings
+from rayreid.data.sources import SyntheticSettings, canonical
 from rayreid.data.views import ViewSettings
 from rayreid.method import Method
 from rayreid.methods import find_method
 from rayreid.nn.optimiser import OptimiserSettings
 from rayreid.nn.trunk import TrunkSettings
-from rayreid.protocols import distinct
+from rayreid.protocols import distinct, refuse_target
 from rayreid.settings import Settings, checked, dotted, nested, read_yaml
 
 TRUSTED = "RAYREID_METHODS"
@@ -34,6 +34,8 @@ class Experiment(Settings):
     """The method's hyper-parameters."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Domains to learn from, each ``layout=location``."""
+    target: str = ""
+    """Domain whose unlabelled training crops a method that adapts learns from too."""
     trunk: TrunkSettings = TrunkSettings()
     """The backbone."""
     loading: LoadingSettings = LoadingSettings()
@@ -73,6 +75,29 @@ class Experiment(Settings):
     @classmethod
     def _canonical_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return distinct(value)
+
+    @model_validator(mode="after")
+    def _target_apart(self) -> "Experiment":
+        refuse_target(self.sources, self.target or None)
+        return self
+
+    @field_validator("target")
+    @classmethod
+    def _canonical_target(cls, value: str) -> str:
+        return canonical(value) if value else ""
+
+    def refuse_unless_adapting(self, target: bool) -> None:
+        """Raise `ValueError` where a method that adapts has no target, or another has one."""
+        if self.Method.adapts and not target:
+            raise ValueError(
+                f"{self.method} adapts to a target, of which it needs unlabelled crops; "
+                "add --set target=LAYOUT=LOCATION"
+            )
+        if target and not self.Method.adapts:
+            raise ValueError(
+                f"{self.method} does not adapt, so it learns nothing from target={self.target}; "
+                "leave it away"
+            )
 
     @property
     def Method(self) -> type[Method]:  # noqa: N802 - it is a class

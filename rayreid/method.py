@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rayreid.batch import Batch, Census
+from rayreid.batch import Batch, Census, Unlabelled
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.settings import Settings
 
@@ -28,8 +28,14 @@ class Method(nn.Module, ABC):
     """Whether it also learns from unlabelled crops of the target."""
 
     @abstractmethod
-    def __init__(self, config: Settings, trunk: TrunkSettings, census: Census):
-        """Build the untrained method for the identities of a training set."""
+    def __init__(
+        self, config: Settings, trunk: TrunkSettings, census: Census, size: tuple[int, int]
+    ):
+        """Build the untrained method for a training set's identities and crops of a size.
+
+        ``size`` is the height and width of all images, in pixels. Raises `ValueError` for a
+        trunk that cannot serve the method.
+        """
         super().__init__()
 
     @abstractmethod
@@ -59,5 +65,13 @@ class Method(nn.Module, ABC):
         This is ``forward`` because DDP synchronises gradients only of calls through it.
         """
 
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare for epoch ``epoch`` (from 0): warm-ups. Called in training and on resuming."""
+    def start_epoch(self, epoch: int, target: Unlabelled | None = None) -> None:
+        """Prepare for epoch ``epoch`` (from 0): warm-ups, pseudo labels of a target's crops.
+
+        What it leaves must follow from the weights and its arguments alone: a resumed run
+        calls it again.
+        """
+
+    def monitors(self) -> dict[str, Float[Tensor, ""]]:
+        """Return figures of the last ``forward`` that show how training goes, by name."""
+        return {}

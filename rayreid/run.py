@@ -14,14 +14,15 @@ from typing import Any
 import torch
 import yaml
 
-from rayreid.batch import Domain
+from rayreid.batch import Crops, Domain
 from rayreid.checkpoint import CARD, EXPERIMENT, load_trained, save_trained
 from rayreid.data.loading import decoded
 from rayreid.data.sources import open_source
 from rayreid.data.synthetic import GENERATOR_VERSION
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.gallery import Target
-from rayreid.learn import Learner, learn
+from rayreid.learn import learn
+from rayreid.learner import Learner
 from rayreid.method import Method
 from rayreid.ranking.metrics import Ranking
 
@@ -101,6 +102,14 @@ def open_sources(
     ]
 
 
+def open_unlabelled(experiment: Experiment) -> Crops | None:
+    """Return the training crops of an experiment's target, decoded, if it has one."""
+    if not experiment.target:
+        return None
+    domain = open_source(experiment.target, experiment.loading, experiment.synthetic)
+    return decoded(domain, experiment.loading, parts=["train"]).train
+
+
 def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
     """Learn a run in this process, going on where an interrupted one stopped.
 
@@ -110,7 +119,8 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
         return
     states = run.folder / "states"
     last = max(states.glob("epoch_*"), default=None)
-    for epoch in learn(run.experiment, sources, state=last, device=best_device()):
+    target = open_unlabelled(run.experiment)
+    for epoch in learn(run.experiment, sources, target=target, state=last, device=best_device()):
         last = _keep(epoch.learner, states)
         run.log(epoch.metrics())
         listen(epoch.metrics())

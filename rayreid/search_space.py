@@ -63,10 +63,12 @@ def _distribution(path: Any, entry: Any) -> BaseDistribution:
         raise ValueError(f"{path}: int takes whole numbers, found {dict(keywords)}")
     try:
         # YAML reads 1e-4 as text; bounds are numbers.
-        values = {
+        values: dict[str, Any] = {
             name: float(value) if kind == "float" and isinstance(value, str) else value
             for name, value in keywords.items()
         }
+        if isinstance(values.get("choices"), list):
+            values["choices"] = [_plain(choice) for choice in values["choices"]]
         return DISTRIBUTIONS[kind](**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {kind} cannot be made of {dict(keywords)}: {error}") from None
@@ -88,7 +90,7 @@ def start_within(
             )
         if path not in values:
             raise unknown("setting to search,", path, values)
-        value = values[path]
+        value = values[path] = _plain(values[path])
         inner = distribution.to_internal_repr(value) if _fits(distribution, value) else None
         if inner is None or not distribution._contains(inner):
             raise ValueError(
@@ -101,6 +103,11 @@ def start_within(
             except ValueError as error:
                 raise ValueError(f"the range of {path} holds {value!r}, but {error}") from None
     return {path: values[path] for path in space}
+
+
+def _plain(value: object) -> object:
+    """Return a list as text, `rayreid.settings.Numbers`: Optuna stores plain choices alone."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _ends(distribution: BaseDistribution) -> tuple[object, ...]:

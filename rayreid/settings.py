@@ -2,10 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 
 class Settings(BaseModel):
@@ -19,6 +19,17 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
     )
 
+
+def _split(value: object) -> object:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_split)]
+"""Whole numbers; as text, separated by commas, which is how a search space chooses among lists."""
 
 S = TypeVar("S", bound=Settings)
 

@@ -28,7 +28,7 @@ from rayreid.batch import Domain
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
 from rayreid.nn.trunk import Trunk
-from rayreid.run import Listener, Run, finish, open_sources, save_epoch
+from rayreid.run import Listener, Run, finish, open_sources, open_unlabelled, save_epoch
 from rayreid.settings import FailureError, checked
 
 MAX_FAILURES = 3
@@ -127,6 +127,7 @@ def _work(config: dict[str, Any]) -> Any:
     mistake: Exception | None = None
     try:
         sources = open_sources(experiment, parts=["train"])
+        target = open_unlabelled(experiment)
     except (ValueError, OSError) as error:
         mistake = error
     # A node may lack what the others have; none may wait for it in vain.
@@ -139,7 +140,9 @@ def _work(config: dict[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = ray.train.get_checkpoint()
         state = Path(checkpoint.to_directory(f"{scratch}/resumed")) if checkpoint else None
-        epochs = learn(experiment, sources, state=state, rank=rank, world=world, device=device)
+        epochs = learn(
+            experiment, sources, target=target, state=state, rank=rank, world=world, device=device
+        )
         try:
             for epoch in epochs:
                 folder = Path(scratch) / f"epoch_{epoch.number:05d}"

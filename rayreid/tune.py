@@ -197,8 +197,12 @@ def _trial(
     wanted = experiment.replaced(config)
     folds = [
         learn(
-            wanted.replaced({"sources": fold.sources}),
+            # What adapts does so to the domain held out, whose labels stay unread until ranking.
+            wanted.replaced(
+                {"sources": fold.sources, "target": fold.held_out if wanted.Method.adapts else ""}
+            ),
             [domains[source] for source in fold.sources],
+            target=domains[fold.held_out].train if wanted.Method.adapts else None,
             targets=[Target(domains[fold.held_out], wanted.loading)],
             device="cuda" if ray.get_gpu_ids() else "cpu",
         )

@@ -100,5 +100,9 @@ def test_the_readmes_tree_is_the_real_one() -> None:
 
 def test_no_pickle_reads_a_file_of_ours() -> None:
     for path in MODULES:
-        found = re.findall(r"\b(?:pickle|torch\.load|np\.load|joblib)\b.*", path.read_text())
+        text = path.read_text()
+        if path.relative_to(ROOT) == Path("rayreid/nn/weights.py"):
+            # Others publish weights as state dicts; no code in them is run.
+            text = re.sub(r"torch\.load\([^()]*\bweights_only=True\)", "", text)
+        found = re.findall(r"\b(?:pickle|torch\.load|np\.load|joblib)\b.*", text)
         assert not found, f"{path}: {found}"

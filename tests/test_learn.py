@@ -14,7 +14,8 @@ from rayreid.data.sampling import IdentitySampler
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
 from rayreid.gallery import Target
-from rayreid.learn import STATE, Epoch, learn
+from rayreid.learn import Epoch, learn
+from rayreid.learner import STATE
 from rayreid.nn.optimiser import rate_after
 from tests.miniature import MINIATURE
 

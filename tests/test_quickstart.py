@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from rayreid.quickstart import TRIALS, UNSEEN
+from rayreid.quickstart.sizes import TRIALS, UNSEEN
 
 COMMAND = [sys.executable, "-c", "from rayreid.__main__ import main; main()", "quickstart", "--to"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}

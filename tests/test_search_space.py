@@ -5,7 +5,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from rayreid.experiment import compose
 from rayreid.methods import METHODS
-from rayreid.quickstart import GMN_SMALL, SMALL, SPACE
+from rayreid.quickstart.sizes import OWN, SMALL
+from rayreid.quickstart.sizes import SPACES as QUICKSTART
 from rayreid.search_space import (
     load_space,
     parse_space,
@@ -109,8 +110,9 @@ def test_gmn_searches_what_its_paper_leaves_open() -> None:
     }
 
 
-def test_the_quickstart_starts_inside_its_space() -> None:
-    start_within(parse_space(SPACE), compose("gmn", SMALL, GMN_SMALL))
+@pytest.mark.parametrize("method", QUICKSTART)
+def test_the_quickstart_starts_inside_its_space(method: str) -> None:
+    start_within(parse_space(QUICKSTART[method]), compose(method, SMALL, OWN[method]))
 
 
 def test_a_missing_space_is_named(tmp_path: Path) -> None:

@@ -135,10 +135,21 @@ class TrainingSet(Dataset[tuple[torch.Tensor, ...]]):
         return tuple(map(torch.from_numpy, (pixels, *(column[indices] for column in labels))))
 
 
+class UnlabelledSet(Dataset[tuple[torch.Tensor, ...]]):
+    """Crops of a target: indexing with an array gives their pixels [b, h, w, 3] and the array."""
+
+    def __init__(self, pixels: Pixels):
+        self.pixels = pixels
+
+    def __getitem__(self, indices: Int64[np.ndarray, " b"]) -> tuple[torch.Tensor, ...]:
+        """Return pixels and indices of some crops."""
+        return torch.from_numpy(self.pixels[indices]), torch.from_numpy(indices)
+
+
 class _Caught(Dataset[tuple[torch.Tensor, ...] | Exception]):
     """The set, with mistakes as values: a loader process would wrap them in its traceback."""
 
-    def __init__(self, crops: TrainingSet):
+    def __init__(self, crops: Dataset[tuple[torch.Tensor, ...]]):
         self.crops = crops
 
     def __getitem__(self, indices: Int64[np.ndarray, " b"]) -> tuple[torch.Tensor, ...] | Exception:
@@ -149,7 +160,9 @@ class _Caught(Dataset[tuple[torch.Tensor, ...] | Exception]):
 
 
 def loaded(
-    crops: TrainingSet, batches: Iterator[Int64[np.ndarray, " b"]], settings: LoadingSettings
+    crops: Dataset[tuple[torch.Tensor, ...]],
+    batches: Iterator[Int64[np.ndarray, " b"]],
+    settings: LoadingSettings,
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield the batches of an epoch, in order, whatever the number of loader processes.
 
@@ -165,7 +178,7 @@ def loaded(
     for batch in loader:
         if isinstance(batch, Exception):
             raise batch
-        yield batch
+        yield tuple(batch)
 
 
 def fingerprint(domain: Domain) -> str:

@@ -1,10 +1,12 @@
 """The folder layout of Market-1501 (Zheng et al., ICCV 2015), which many sets have adopted."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from rayreid.batch import Crops, Domain
 
@@ -14,22 +16,24 @@ GRAMMAR = "PPPP_cCsS_FFFFFF_NN.jpg (identity, camera, sequence, frame, box; also
 
 # Some crops of the original archive end in .jpg.jpg; MultiviewX has letters after the box.
 _NAME = re.compile(
-    r"(-1|\d+)_c(\d+)s\d+_\d+_\d+[a-z]*\.(?:jpg|jpeg|png)(?:\.jpg)?",
+    r"(-1|\d+)_c(\d+)s(\d+)_(\d+)_\d+[a-z]*\.(?:jpg|jpeg|png)(?:\.jpg)?",
     re.ASCII | re.IGNORECASE,
 )
 _NOT_CROPS = {"thumbs.db", "desktop.ini"}
 _WITHDRAWN = re.compile(r"duke[-_ ]?mtmc", re.IGNORECASE)
 _JUNK = -1  # boxes that are neither right nor wrong, in no metric
 _DISTRACTOR = 0  # false detections: negatives in a gallery, nobody to learn or to look for
+_FRAMES_A_SECOND = 25
 
 
 def read_market1501(root: Path, name: str) -> Domain:
     """Return the domain in a folder with ``query``, ``bounding_box_test``, ``bounding_box_train``.
 
     Crops are absolute paths sorted by file name. Identities and cameras are those in the
-    names. Identity -1 (junk) is dropped everywhere; identity 0 (distractors) stays in the
-    gallery alone. Hidden files and ``Thumbs.db`` are passed over. Without a
-    ``bounding_box_train`` folder ``train`` is empty: a target needs none.
+    names; times are made of their sequences and frames (see `_timed`). Identity -1 (junk) is
+    dropped everywhere; identity 0 (distractors) stays in the gallery alone. Hidden files and
+    ``Thumbs.db`` are passed over. Without a ``bounding_box_train`` folder ``train`` is empty: a
+    target needs none.
 
     Raises FileNotFoundError when the root, ``query`` or ``bounding_box_test`` is missing;
     ValueError when the root is a file, a folder has no usable crop or a file name is outside
@@ -56,12 +60,36 @@ def read_market1501(root: Path, name: str) -> Domain:
                 f"no folder {root / folder}: a data set in Market-1501's layout needs {QUERY} and "
                 f"{GALLERY}; unpack it again or check the path"
             )
-    return Domain(
-        name=name,
-        train=_read(root / TRAIN, name, _is_person) if (root / TRAIN).exists() else _none(name),
-        query=_read(root / QUERY, name, _is_person),
-        gallery=_read(root / GALLERY, name, _is_not_junk),
+    parts = [_read(root / QUERY, name, _is_person), _read(root / GALLERY, name, _is_not_junk)]
+    if (root / TRAIN).exists():
+        parts.append(_read(root / TRAIN, name, _is_person))
+    query, gallery, *train = _timed(parts)
+    return Domain(name, train[0] if train else _none(name), query, gallery)
+
+
+def read_market1501_all(root: Path, name: str) -> Domain:
+    """Return the domain with the people of all folders to learn from, and nobody to rank.
+
+    For protocols that train on whole sets, and sets that come without a training split. Errors
+    as `read_market1501`.
+    """
+    domain = read_market1501(root, name)
+    parts = [domain.train, domain.query, domain.gallery]
+    times = [part.times for part in parts if part.times is not None]
+    every = Crops(
+        name,
+        [image for part in parts for image in part.images],
+        np.concatenate([part.identities for part in parts]),
+        np.concatenate([part.cameras for part in parts]),
+        np.concatenate(times),
     )
+    person = every.identities != _DISTRACTOR
+    images = [image for image, kept in zip(every.images, person, strict=True) if kept]
+    assert every.times is not None
+    known = Crops(
+        name, images, every.identities[person], every.cameras[person], every.times[person]
+    )
+    return Domain(name, known, _none(name), _none(name))
 
 
 def _is_person(identity: int) -> bool:
@@ -76,11 +104,35 @@ def _none(domain: str) -> Crops:
     return Crops(domain, [], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
-def _read(folder: Path, domain: str, keep: Callable[[int], bool]) -> Crops:
-    """Return the crops in a folder whose identity is to be kept."""
+def _timed(parts: Sequence[tuple[Crops, Float64[np.ndarray, "_ 2"]]]) -> list[Crops]:
+    """Return the parts of a data set with the time of each crop, in seconds on its camera's clock.
+
+    As in QAConv (Liao and Shao, ECCV 2020): 25 frames a second, and the sequences of a camera
+    follow one another, each as long as its last frame. (Their code adds the length of what came
+    before twice from the third sequence on; here it is added once.) Where a set's numbers are not
+    frames of a video, times mean nothing, and nothing reads them unless asked to.
+    """
+    cameras = np.concatenate([crops.cameras for crops, _ in parts])
+    sequences, frames = np.concatenate([numbers for _, numbers in parts]).T
+    # Sorted by camera, then by sequence.
+    (camera, _), which = np.unique(np.stack([cameras, sequences]), axis=1, return_inverse=True)
+    length = np.zeros(len(camera))
+    np.maximum.at(length, which, frames)
+    start = np.cumsum(length) - length
+    start -= start[np.searchsorted(camera, camera)]
+    times = (start[which] + frames) / _FRAMES_A_SECOND
+    ends = np.cumsum([len(crops) for crops, _ in parts])
+    split = np.split(times, ends[:-1])
+    return [replace(crops, times=own) for (crops, _), own in zip(parts, split, strict=True)]
+
+
+def _read(
+    folder: Path, domain: str, keep: Callable[[int], bool]
+) -> tuple[Crops, Float64[np.ndarray, "_ 2"]]:
+    """Return the crops in a folder whose identity is to be kept, their sequences and frames."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, where a folder of crops was expected: replace it")
-    images, identities, cameras = [], [], []
+    images, identities, cameras, numbers = [], [], [], []
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name.startswith(".") or path.name.lower() in _NOT_CROPS:
             continue
@@ -94,11 +146,13 @@ def _read(folder: Path, domain: str, keep: Callable[[int], bool]) -> Crops:
             images.append(path)
             identities.append(identity)
             cameras.append(camera)
+            numbers.append((float(found[3]), float(found[4])))
     if not images:
         raise ValueError(
             f"{folder} holds no crops to use (identities -1 do not count, nor 0 outside the "
             "gallery): unpack the data set again or check the path"
         )
-    return Crops(
+    crops = Crops(
         domain, images, np.array(identities, dtype=np.int64), np.array(cameras, dtype=np.int64)
     )
+    return crops, np.array(numbers)

@@ -1,6 +1,7 @@
 """Which crops make a batch: P identities x K crops of every source domain."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -10,7 +11,11 @@ from rayreid.settings import Settings
 
 
 class SamplingSettings(Settings):
-    """Size of a worker's batch."""
+    """Size of a worker's batch, and who is in it."""
+
+    kind: Literal["identities", "graph"] = "identities"
+    """``identities``: shuffled; ``graph``: an identity with those of its domain that the method
+    finds most alike, found anew every epoch."""
 
     identities: int = Field(16, ge=2)
     """Identities of each source domain in a batch (P)."""
@@ -41,9 +46,7 @@ class IdentitySampler:
         world: int = 1,
     ):
         self.settings, self.seed, self.rank, self.world = settings, seed, rank, world
-        order = np.argsort(identities, kind="stable")
-        labels, starts = np.unique(identities[order], return_index=True)
-        self.crops = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
+        self.crops = crops_by_identity(identities)
         self.people = [np.unique(identities[domains == d]) for d in range(len(names))]
         for name, people in zip(names, self.people, strict=True):
             if len(people) // world < settings.identities:
@@ -85,3 +88,29 @@ class IdentitySampler:
             # Every crop once, then repeats: nothing that is known of a person goes unused.
             drawn = np.concatenate([drawn, rng.choice(crops, wanted - len(drawn))])
         return drawn
+
+
+def crops_by_identity(identities: Int64[np.ndarray, " n"]) -> dict[int, Int64[np.ndarray, " k"]]:
+    """Return the indices of each identity's crops."""
+    order = np.argsort(identities, kind="stable")
+    labels, starts = np.unique(identities[order], return_index=True)
+    return dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def unlabelled_batches(
+    count: int, size: int, steps: int, *, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Iterator[Int64[np.ndarray, " size"]]:
+    """Yield ``steps`` batches of ``size`` of ``count`` unlabelled crops, shuffled pass after pass.
+
+    Each rank has its own crops of a pass; a domain with fewer than ``size`` is repeated. What is
+    yielded follows from (seed, epoch) alone.
+    """
+    # The last number tells this stream from the samplers' own of the same epoch, of any rank.
+    rng = np.random.default_rng((seed, epoch, 0, 1))
+    waiting = np.empty(0, np.int64)
+    for _ in range(steps):
+        while len(waiting) < size:
+            share = rng.permutation(count)[rank::world]
+            waiting = np.concatenate([waiting, share])
+        yield waiting[:size]
+        waiting = waiting[size:]

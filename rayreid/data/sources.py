@@ -7,11 +7,11 @@ from pydantic import Field
 
 from rayreid.batch import Domain
 from rayreid.data.loading import LoadingSettings, fingerprint
-from rayreid.data.market1501 import read_market1501
+from rayreid.data.market1501 import read_market1501, read_market1501_all
 from rayreid.data.synthetic import draw_domain, style_of
 from rayreid.settings import Settings, unknown
 
-FOLDERS = {"market1501": read_market1501}
+FOLDERS = {"market1501": read_market1501, "market1501_all": read_market1501_all}
 """Readers of public folder grammars by the layout's name."""
 LAYOUTS = ("synthetic", *FOLDERS)
 

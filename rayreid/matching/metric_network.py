@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rayreid.matching.folding import affine_of
+
 
 def squared_difference(a: Float[Tensor, "*n d"], b: Float[Tensor, "*m d"]) -> Float[Tensor, "..."]:
     """Return the pair feature ``s = (a - b) * (a - b)``, in fp32, broadcasting ``a`` and ``b``.
@@ -60,27 +62,19 @@ class MetricNetwork(nn.Module):
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Return each linear layer's weight and bias with the normalisations inside them."""
-        scale, shift = _affine(self.norm)
+        scale, shift = affine_of(self.norm)
         folded = []
         modules = list(self.hidden)
         for linear, norm in zip(modules[0::3], modules[1::3], strict=True):
             assert isinstance(linear, nn.Linear)
             assert isinstance(norm, nn.BatchNorm1d)
-            after_scale, after_shift = _affine(norm)
+            after_scale, after_shift = affine_of(norm)
             weight = after_scale[:, None] * linear.weight
             folded.append((weight * scale, weight @ shift + after_shift))
             scale, shift = torch.ones_like(after_scale), torch.zeros_like(after_shift)
         weight, bias = self.logit.weight, self.logit.bias
         folded.append((weight * scale, weight @ shift + bias))
         return folded
-
-
-def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch normalisation with frozen statistics."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - scale * norm.running_mean
 
 
 def _linear_scores(queries: Tensor, gallery: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -5,12 +5,18 @@ import inspect
 
 from rayreid.method import Method
 from rayreid.methods.baseline import Baseline
+from rayreid.methods.daam import DAAM
 from rayreid.methods.gmn import GMN
+from rayreid.methods.qaconv_ms import QAConvMS
+from rayreid.methods.snr import SNR
 from rayreid.settings import unknown
 
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
     "gmn": GMN,
+    "snr": SNR,
+    "qaconv_ms": QAConvMS,
+    "daam": DAAM,
 }
 
 

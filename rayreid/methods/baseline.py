@@ -57,8 +57,10 @@ class Baseline(Method):
         "epochs": 60,
     }
 
-    def __init__(self, config: BaselineConfig, trunk: TrunkSettings, census: Census):
-        super().__init__(config, trunk, census)
+    def __init__(
+        self, config: BaselineConfig, trunk: TrunkSettings, census: Census, size: tuple[int, int]
+    ):
+        super().__init__(config, trunk, census, size)
         self.config = config
         self.trunk = Trunk(trunk)
         self.neck = Neck(self.trunk.channels)

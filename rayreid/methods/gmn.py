@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from rayreid.batch import Batch, Census
+from rayreid.batch import Batch, Census, Unlabelled
 from rayreid.matching.metric_network import MetricNetwork, squared_difference
 from rayreid.method import Method
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
@@ -100,8 +100,10 @@ class GMN(Method):
         "steps_per_epoch": 200,
     }
 
-    def __init__(self, config: GMNConfig, trunk: TrunkSettings, census: Census):
-        super().__init__(config, trunk, census)
+    def __init__(
+        self, config: GMNConfig, trunk: TrunkSettings, census: Census, size: tuple[int, int]
+    ):
+        super().__init__(config, trunk, census, size)
         self.config = config
         self.trunk = Trunk(trunk)
         self.neck = Neck(self.trunk.channels)
@@ -109,7 +111,7 @@ class GMN(Method):
         self.metric = MetricNetwork(self.trunk.channels, config.hidden, config.depth)
         self.perturbing = False
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, target: Unlabelled | None = None) -> None:  # noqa: ARG002
         """Switch DP on when its warm-up is over."""
         self.perturbing = self.config.dropout_rate > 0 and (
             epoch >= self.config.dropout_warmup_epochs

@@ -65,6 +65,36 @@ def test_every_quirk_of_the_grammar(miniature: Path) -> None:
         assert crops.identities.dtype == crops.cameras.dtype == np.int64
 
 
+def test_times_are_frames_after_the_sequences_before(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "market",
+        bounding_box_train=["0002_c1s2_000500_00.jpg", "0002_c2s1_009000_00.jpg"],
+        query=["0001_c1s1_000100_00.jpg", "0001_c1s3_000025_00.jpg", "0003_c1s5_000050_00.jpg"],
+        bounding_box_test=[
+            "-1_c1s2_099999_00.jpg",
+            "0000_c1s2_000250_00.jpg",
+            "0001_c1s1_000200_00.jpg",
+            "0001_c2s2_000075_00.jpg",
+        ],
+    )
+    domain = read_market1501(root, "x")
+    # Camera 1: sequence 1 is 200 frames long, 2 is 500, 3 is 25. Camera 2: sequence 1 is 9000.
+    for crops, frames in (
+        (domain.query, [100, 200 + 500 + 25, 200 + 500 + 25 + 50]),
+        (domain.gallery, [200 + 250, 200, 9000 + 75]),
+        (domain.train, [200 + 500, 9000]),
+    ):
+        assert crops.times is not None
+        np.testing.assert_allclose(crops.times, np.array(frames) / 25)
+
+
+def test_numbers_that_are_no_frames_are_read(tmp_path: Path) -> None:
+    names = [f"0001_c{10**18}s{'9' * 30}_{'8' * 30}_00.jpg", "0001_c2s0_0_00.jpg"]
+    domain = read_market1501(make(tmp_path / "x", query=names, bounding_box_test=names), "x")
+    assert domain.query.times is not None
+    assert np.isfinite(domain.query.times).all()
+
+
 def test_images_are_absolute_and_exist(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(miniature.parent)
     domain = read_market1501(Path("market"), "market1501")
@@ -77,6 +107,7 @@ def test_a_target_needs_no_train_split(tmp_path: Path) -> None:
     domain = read_market1501(make(tmp_path / "x", query=[name], bounding_box_test=[name]), "x")
     assert len(domain.train) == len(domain.train.images) == 0
     assert domain.train.identities.shape == domain.train.cameras.shape == (0,)
+    assert domain.query.times == domain.gallery.times == 1 / 25
 
 
 def test_missing_root_is_named(tmp_path: Path) -> None:

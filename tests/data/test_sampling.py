@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayreid.data.sampling import IdentitySampler, SamplingSettings
+from rayreid.data.sampling import IdentitySampler, SamplingSettings, unlabelled_batches
 
 PEOPLE = st.lists(st.lists(st.integers(1, 7), min_size=4, max_size=9), min_size=1, max_size=3)
 
@@ -122,3 +122,51 @@ def test_every_crop_is_drawn_in_time() -> None:
     made = sampler([[9] * 4])
     seen = {int(crop) for epoch in range(20) for batch in made.epoch(epoch, 2) for crop in batch}
     assert seen == set(range(36))
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 12), epoch=st.integers(0, 3))
+def test_unlabelled_crops_are_all_drawn_before_any_is_again(
+    count: int, size: int, epoch: int
+) -> None:
+    batches = list(unlabelled_batches(count, size, 6, seed=0, epoch=epoch))
+    assert [len(batch) for batch in batches] == [size] * 6, "however few crops there are"
+    drawn = np.concatenate(batches)
+    for start in range(0, len(drawn), count):
+        passed = drawn[start : start + count].tolist()
+        assert len(set(passed)) == len(passed)
+        assert set(passed) <= set(range(count))
+
+
+@given(count=st.integers(8, 30), world=st.integers(2, 4), epoch=st.integers(0, 3))
+def test_ranks_share_no_unlabelled_crop_in_a_pass(count: int, world: int, epoch: int) -> None:
+    share = count // world
+    firsts = [
+        next(unlabelled_batches(count, share, 1, seed=0, epoch=epoch, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    assert len(set(np.concatenate(firsts).tolist())) == share * world
+
+
+@given(count=st.integers(1, 20), rank=st.integers(0, 1), epoch=st.integers(0, 3))
+def test_unlabelled_batches_follow_from_seed_and_epoch(count: int, rank: int, epoch: int) -> None:
+    drawn = [
+        list(unlabelled_batches(count + 1, 4, 5, seed=3, epoch=epoch, rank=rank, world=2))
+        for _ in range(2)
+    ]
+    assert np.array_equal(*drawn)
+
+
+def test_unlabelled_batches_differ_between_epochs_and_seeds() -> None:
+    drawn = [
+        next(unlabelled_batches(40, 20, 1, seed=seed, epoch=epoch)).tolist()
+        for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert drawn[0] != drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+def test_unlabelled_crops_are_drawn_apart_from_any_ranks_own_stream() -> None:
+    (first,) = unlabelled_batches(50, 50, 1, seed=2, epoch=3, world=1)
+    for rank in range(8):
+        own = np.random.default_rng((2, 3, rank)).permutation(50)
+        assert not np.array_equal(first, own), f"rank {rank} draws its crops by the same numbers"

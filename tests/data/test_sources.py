@@ -184,3 +184,15 @@ def test_a_broken_file_is_named(market: Path, workers: int) -> None:
     made = experiment(market, loading__workers=workers, steps_per_epoch=30)
     with pytest.raises(ValueError, match=rf"{broken} is a damaged image"):
         next(learn(made, [domain]))
+
+
+def test_a_whole_set_is_there_to_learn_from(market: Path) -> None:
+    domain = open_source(f"market1501_all={market}", LOADING, SYNTHETIC)
+    assert sorted(set(domain.train.identities.tolist())) == [1, 2, 3, 4, 5, 6]
+    assert len(domain.train) == 4 * 4 + 2 * 2 + 2 * 4
+    assert domain.train.times is not None
+    assert len(domain.train.times) == len(domain.train.images) == len(domain.train)
+    assert not len(domain.query)
+    assert not len(domain.gallery)
+    with pytest.raises(ValueError, match="has no query crops to rank"):
+        Target(domain, LOADING)

@@ -15,6 +15,8 @@ SMALL = {
     "sources": ["synthetic=snow", "synthetic=subway"],
     "trunk.name": "test_resnet",
     "trunk.weights": "none",
+    # Statistics that stay those of an untrained trunk would leave nothing to tell apart.
+    "trunk.frozen_norms": False,
     "loading.height": 64,
     "loading.width": 32,
 }
@@ -25,8 +27,16 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def batch(seed: int = 0) -> Batch:
+    """Return a batch of two domains; its target is looked at by methods that adapt alone."""
     identities = torch.arange(8).repeat_interleave(3)
-    return Batch(images(24, seed), identities, torch.zeros_like(identities), identities // 4)
+    return Batch(
+        images(24, seed),
+        identities,
+        torch.zeros_like(identities),
+        identities // 4,
+        images(10, seed + 50),
+        torch.arange(10),
+    )
 
 
 def experiment(name: str) -> Experiment:

@@ -46,7 +46,7 @@ def gmn(**config: object) -> GMN:
         settings = GMNConfig.model_validate(
             {"hidden": 16, "negative_ratio": 0, "dropout_rate": 0.0, **config}
         )
-        method = GMN(settings, TRUNK, CENSUS)
+        method = GMN(settings, TRUNK, CENSUS, (64, 32))
         spread(method)
     return method
 
@@ -54,7 +54,7 @@ def gmn(**config: object) -> GMN:
 def baseline(**config: object) -> Baseline:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method = Baseline(BaselineConfig.model_validate(config), TRUNK, CENSUS)
+        method = Baseline(BaselineConfig.model_validate(config), TRUNK, CENSUS, (64, 32))
         spread(method)
     return method
 

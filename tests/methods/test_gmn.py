@@ -29,7 +29,7 @@ def gmn(**config: object) -> GMN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         settings = GMNConfig.model_validate({"hidden": 16, **config})
-        return GMN(settings, TRUNK, Census({"one": 4, "two": 4}))
+        return GMN(settings, TRUNK, Census({"one": 4, "two": 4}), (64, 32))
 
 
 def batch(seed: int = 0) -> Batch:

@@ -14,8 +14,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
+import torch
 from PIL import Image
 
+from rayreid.adabn import adapted_norms
 from rayreid.batch import Domain
 from rayreid.checkpoint import load_trained
 from rayreid.data.loading import Pixels
@@ -23,56 +25,32 @@ from rayreid.data.sources import domain_name
 from rayreid.data.synthetic import contact_sheet
 from rayreid.evaluate import open_target, rank_by_histogram
 from rayreid.experiment import Experiment, compose
+from rayreid.feed import TargetCrops
 from rayreid.gallery import Target
+from rayreid.quickstart.sizes import (
+    ADABN,
+    ADAPTED_TO,
+    ADAPTING,
+    FEW,
+    HISTOGRAM,
+    OWN,
+    SHARED,
+    SMALL,
+    SOURCES,
+    SPACES,
+    TRIALS,
+    UNSEEN,
+    WORKERS,
+)
 from rayreid.ranking.metrics import Ranking
 from rayreid.report import ranked_lists, table
 from rayreid.run import Run, open_sources
 from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
 from rayreid.session import session
-from rayreid.settings import dotted
+from rayreid.settings import dotted, unknown
 from rayreid.train import train_on_ray
 from rayreid.tune import StudySettings, study
-
-SOURCES = ("synthetic=plaza-noon", "synthetic=subway", "synthetic=snow")
-"""Three named domains to learn from."""
-UNSEEN = tuple(f"synthetic=law-{seed}" for seed in range(101, 109))
-"""Eight domains drawn from the law of domains: folds vary more than seeds, so many are ranked."""
-SMALL: Mapping[str, object] = {
-    "sources": SOURCES,
-    "trunk.name": "test_resnet",
-    "trunk.weights": "none",
-    "trunk.stride_one_stages": 2,
-    "loading.height": 64,
-    "loading.width": 32,
-    "sampling.identities": 6,
-    "optimiser.name": "adamw",
-    "optimiser.lr": 5e-3,
-    "optimiser.weight_decay": 1e-3,
-    "optimiser.schedule": "one_cycle",
-    "config.margin": 0.0,
-    # Strong colour variation needs more steps than these to pay.
-    "views.brightness": 0.0,
-    "views.contrast": 0.0,
-    "epochs": 5,
-    "steps_per_epoch": 40,
-}
-"""What two cores learn in seconds: a 0.4 M-parameter trunk on 64x32 crops, from scratch."""
-GMN_SMALL: Mapping[str, object] = {"config.hidden": 128, "config.dropout_warmup_epochs": 2}
-SPACE = {
-    "config.dropout_rate": {"float": {"low": 0.0, "high": 0.7}},
-    "config.dropout_site": {
-        "categorical": {"choices": ["pair", "instance_shared", "instance_independent", "trunk"]}
-    },
-    "config.dropout_warmup_epochs": {"int": {"low": 0, "high": 4}},
-    "config.pair_centre_weight": {"float": {"low": 1e-3, "high": 1.0, "log": True}},
-    "config.pair_weight": {"float": {"low": 0.1, "high": 2.0, "log": True}},
-    "optimiser.lr": {"float": {"low": 2e-3, "high": 1e-2, "log": True}},
-}
-SHARED = ("optimiser.",)
-"""Settings that the baselines take over from the study, so that all three learn alike; they were
-chosen for gmn, which favours it if anything."""
-TRIALS, WORKERS = 8, 2
 
 Teller = Callable[[str], None]
 
@@ -85,11 +63,15 @@ class Quickstart:
     table: str
 
 
-def quickstart(folder: Path, tell: Teller) -> Quickstart:
+def quickstart(folder: Path, tell: Teller, method: str = "gmn") -> Quickstart:
     """Run study, training, ranking and serving on the built-in domains; write ``folder``.
 
-    Raises `ValueError` where the folder is in use.
+    The study tunes ``method``; all methods and controls are trained and ranked.
+
+    Raises `ValueError` where the folder is in use, or there is no study of the method.
     """
+    if method not in SPACES:
+        raise unknown("method to tune here,", method, SPACES)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give one with --to")
     if folder.exists() and any(folder.iterdir()):
@@ -106,8 +88,8 @@ def quickstart(folder: Path, tell: Teller) -> Quickstart:
         # Serve's own lines would break up ours.
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         best = study(
-            compose("gmn", SMALL, GMN_SMALL),
-            parse_space(SPACE),
+            compose(method, SMALL, OWN[method], FEW),
+            parse_space(SPACES[method]),
             folder / "study",
             StudySettings(trials=TRIALS, grace_epochs=2),
             tell=tell,
@@ -115,29 +97,35 @@ def quickstart(folder: Path, tell: Teller) -> Quickstart:
         best.save(folder / "best.yaml")
         sources = open_sources(best)
         runs = _train_all(best, sources, folder, tell)
-        text = _rank_all(runs, sources, folder, tell)
-        _serve(runs["gmn, tuned"], tell)
+        text = _rank_all(runs, method, sources, folder, tell)
+        _serve(runs[f"{method}, tuned"], tell)
     (folder / "README.md").write_text(text)
     return Quickstart(folder, text)
+
+
+def _experiments(best: Experiment) -> dict[str, Experiment]:
+    """Return the tuned experiment, the other methods and the controls, alike in all they share."""
+    shared = {k: v for k, v in dotted(best.tree()).items() if k.startswith(SHARED)}
+    named: dict[str, tuple[str, Mapping[str, object]]] = {
+        "baseline": ("baseline", {}),
+        "baseline, normalised": ("baseline", {"trunk.normalise": "image"}),
+        "baseline, IBN-a": ("baseline", {"trunk.ibn": "a"}),
+    }
+    named |= {name: (name, {}) for name in ("gmn", "snr", "qaconv_ms") if name != best.method}
+    named["daam"] = ("daam", {"target": ADAPTED_TO})
+    others = {
+        name: compose(method, SMALL, OWN[method], FEW, shared, changes)
+        for name, (method, changes) in named.items()
+    }
+    return {f"{best.method}, tuned": best, **others}
 
 
 def _train_all(
     best: Experiment, sources: Sequence[Domain], folder: Path, tell: Teller
 ) -> dict[str, Run]:
-    """Train the best setting and the two controls, alike, on all sources with DDP workers."""
-    shared = {k: v for k, v in dotted(best.tree()).items() if k.startswith(SHARED)}
-    experiments = {
-        "gmn, tuned": best,
-        "baseline": compose("baseline", SMALL, shared),
-        "baseline + per-image colour normalisation": compose(
-            "baseline", SMALL, shared, {"trunk.normalise": "image"}
-        ),
-    }
+    """Train the best setting and all others, alike, on all sources with DDP workers."""
     runs = {}
-    for (name, experiment), place in zip(
-        experiments.items(), ("gmn", "baseline", "control"), strict=True
-    ):
-        tell(f"training {name} on {len(SOURCES)} domains with {WORKERS} workers")
+    for name, experiment in _experiments(best).items():
 
         def listen(metrics: Mapping[str, float], name: str = name) -> None:
             loss = sum(value for key, value in metrics.items() if key.startswith("loss/"))
@@ -145,50 +133,70 @@ def _train_all(
             epoch, epochs = metrics["epoch"], SMALL["epochs"]
             tell(f"{name}: epoch {epoch}/{epochs}, loss {loss:.2f}, {speed:.0f} images/s")
 
-        runs[name] = Run(folder / place, experiment)
+        runs[name] = Run(folder / name.replace(", ", "-"), experiment)
         train_on_ray(runs[name], WORKERS, listen, sources=sources)
     return runs
 
 
 def _rank_all(
-    runs: Mapping[str, Run], sources: Sequence[Domain], folder: Path, tell: Teller
+    runs: Mapping[str, Run], tuned: str, sources: Sequence[Domain], folder: Path, tell: Teller
 ) -> str:
     """Rank every method on the sources' unseen people and on the unseen domains; return a page."""
     methods = {name: load_trained(run.best) for name, run in runs.items()}
     some = next(iter(runs.values())).experiment
-    results: dict[str, list[Ranking]] = {name: [] for name in (*methods, "colour histogram")}
+    results: dict[str, dict[str, Ranking]] = {name: {} for name in (*methods, HISTOGRAM, ADABN)}
     for domain in chain(sources, (open_target(target, some) for target in UNSEEN)):
+        target = Target(domain, some.loading)
         for name, trained in methods.items():
-            results[name].append(Target(domain, some.loading).rank(trained.method))
-        results["colour histogram"].append(rank_by_histogram(domain, some.loading))
-        latest = ", ".join(f"{name} {ranks[-1].map:.3f}" for name, ranks in results.items())
+            results[name][domain.name] = target.rank(trained.method)
+        results[HISTOGRAM][domain.name] = rank_by_histogram(domain, some.loading)
+        latest = ", ".join(
+            f"{name} {ranks[domain.name].map:.3f}" for name, ranks in results.items() if ranks
+        )
         tell(f"mAP on {domain.name}: {latest}")
-        if domain.name == domain_name(UNSEEN[0]):
-            scores = Target(domain, some.loading).scores(methods["gmn, tuned"].method)
+        if domain.name == domain_name(ADAPTED_TO):
+            scores = target.scores(methods[f"{tuned}, tuned"].method)
             picture = ranked_lists(scores, domain.query, domain.gallery, some.loading)
             picture.save(folder / "ranked_lists.png")
+            crops = TargetCrops.of(domain.train, some.loading, torch.device("cpu"))
+            adapted = adapted_norms(methods["baseline"].method, crops)
+            results[ADABN][domain.name] = target.rank(adapted)
+    return _page(results, [source.name for source in sources], tuned)
+
+
+def _page(results: Mapping[str, Mapping[str, Ranking]], sources: Sequence[str], tuned: str) -> str:
+    """Return the tables: domain generalisation, and apart from it what adapts to a target."""
     rows = []
     for name, ranks in results.items():
-        seen, unseen = ranks[: len(SOURCES)], ranks[len(SOURCES) :]
-        spread = stdev(r.map for r in unseen)
+        if name in ADAPTING:
+            continue
+        seen = [ranks[source] for source in sources]
+        unseen = [rank for domain, rank in ranks.items() if domain not in sources]
         rows.append(
             (
                 name,
                 mean(r.map for r in seen),
                 mean(r.rank1 for r in seen),
-                f"{mean(r.map for r in unseen):.3f} +- {spread:.3f}",
+                f"{mean(r.map for r in unseen):.3f} +- {stdev(r.map for r in unseen):.3f}",
                 mean(r.rank1 for r in unseen),
             )
         )
     header = ("method", "seen mAP", "seen R1", "unseen mAP (+- sd)", "unseen R1")
+    there = domain_name(ADAPTED_TO)
+    adapting = [
+        (name, results[name][there].map, results[name][there].rank1)
+        for name in ("baseline", *ADAPTING)
+    ]
     return (
         f"# Quickstart\n\n{table(header, rows)}\n\n"
-        f"One seed; not a benchmark. Seen: new people of the {len(SOURCES)} source domains. "
+        f"One seed; not a benchmark. Seen: new people of the {len(sources)} source domains. "
         f"Unseen: {len(UNSEEN)} domains sampled from the law of drawn domains; +- is the standard "
-        "deviation over them. All three models learnt the same number of steps with the optimiser "
-        "settings of the study's best trial; only gmn's own settings were searched besides.\n\n"
-        "Files: best.yaml (`rayreid train gmn --from best.yaml`), study/trials.parquet, "
-        "ranked_lists.png (gmn on the first unseen domain), contact_sheet.png.\n"
+        "deviation over them. All learnt the same number of steps with the optimiser settings of "
+        f"the study's best trial; only {tuned}'s own settings were searched besides.\n\n"
+        f"Adapting is another task, with unlabelled crops of {there} at hand; ranked there alone:"
+        f"\n\n{table(('method', 'mAP', 'R1'), adapting)}\n\n"
+        f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/trials.parquet, "
+        f"ranked_lists.png ({tuned} on {there}), contact_sheet.png.\n"
     )
 
 

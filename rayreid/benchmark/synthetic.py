@@ -1,4 +1,4 @@
-"""Benchmarks: figures that one command measures and prints."""
+"""The drawn domains: how fast they are drawn, and how hard they are."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from rayreid.evaluate import open_target, rank_by_histogram
 from rayreid.experiment import compose
 from rayreid.gallery import Target
 from rayreid.learn import learn
-from rayreid.quickstart import SMALL, SOURCES, UNSEEN
+from rayreid.quickstart.sizes import OWN, SMALL, SOURCES, UNSEEN
 from rayreid.report import table
 from rayreid.run import circumstances, open_sources
 
@@ -45,7 +45,9 @@ def synthetic(seeds: int, tell: Callable[[str], None]) -> str:
     colours: dict[str, list[float]] = {target: [] for target in reached}
     length = {"epochs": 10, "steps_per_epoch": STEPS // 10}
     for seed in range(seeds):
-        experiment = compose("baseline", SMALL, length, {"seed": seed, "synthetic.seed": seed})
+        experiment = compose(
+            "baseline", SMALL, OWN["baseline"], length, {"seed": seed, "synthetic.seed": seed}
+        )
         domains = [open_target(target, experiment) for target in reached]
         targets = [Target(domain, experiment.loading) for domain in domains]
         *_, last = learn(

@@ -1,0 +1,1 @@
+"""Benchmarks: figures that one command measures and prints."""

@@ -1,0 +1,61 @@
+"""The verbs that measure."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def benchmark() -> None:
+    """Print measured figures."""
+
+
+@benchmark.command("synthetic")
+@click.option("--seeds", type=click.IntRange(1, 20), default=3, show_default=True)
+def synthetic_benchmark(seeds: int) -> None:
+    """Measure the drawn domains: speed, and what the baseline and colours reach on them."""
+    from rayreid.benchmark.synthetic import synthetic
+
+    click.echo(synthetic(seeds, tell=lambda line: click.echo(line, err=True)))
+
+
+@benchmark.command("methods")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    help="Who is compared on what; by default the plan in the package.",
+)
+@click.option(
+    "--source",
+    metavar="LAYOUT=LOCATION",
+    help="Learn from this one domain, instead of leaving out each of the plan's.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="LAYOUT=LOCATION",
+    help="A domain to rank, instead of the plan's unseen ones; repeatable.",
+)
+@click.option("--only", multiple=True, metavar="ENTRY", help="An entry to run; repeatable.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Trainings at a time, of one thread each.",
+)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/methods"),
+              show_default=True, help="Folder for rows, tables and figure.")  # fmt: skip
+def methods_benchmark(plan: Path | None, source: str | None, targets: tuple[str, ...],
+                      only: tuple[str, ...], processes: int, to: Path) -> None:  # fmt: skip
+    """Compare the methods on unseen domains; the same command again goes on where it stopped."""
+    from rayreid.benchmark.methods import compare, folds_of, write_page
+    from rayreid.benchmark.plan import load_plan, narrowed
+
+    chosen = narrowed(load_plan(plan), only, targets)
+    folds = folds_of(chosen, source)
+    rows = compare(
+        chosen, to, lambda line: click.echo(line, err=True), folds=folds, processes=processes
+    )
+    click.echo(write_page(chosen, rows, to))

@@ -1,0 +1,131 @@
+"""Query-adaptive matching: maxima of the correlation of two maps, and what is made of them.
+
+Papers: Liao and Shao, "Interpretable and Generalizable Person Re-identification with
+Query-Adaptive Convolution and Temporal Lifting", ECCV 2020 (QAConv); the same, "Graph Sampling
+Based Deep Metric Learning", CVPR 2022 (one layer for both directions, hence symmetric).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rayreid.matching.folding import affine_of
+
+
+def correlation_maxima(
+    queries: Float[Tensor, "q c n"], gallery: Float[Tensor, "g c n"]
+) -> tuple[Float[Tensor, "q g n"], Float[Tensor, "q g n"]]:
+    """Return, for all pairs of maps of n positions, the best match of each position of either.
+
+    ``S[p, g, r, s] = <G_g[:, r], P_p[:, s]>``, which is the 1x1 convolution of the gallery's map
+    with the query's positions as kernels; the first result is ``max_r S`` for every s, the second
+    ``max_s S`` for every r. Holds S for the pairs given: ``4 q g n^2`` bytes in fp32.
+    """
+    (q, c, n), g = queries.shape, len(gallery)
+    kernels = queries.transpose(1, 2).reshape(q * n, c)
+    products = (kernels @ gallery.transpose(0, 1).reshape(c, g * n)).view(q, n, g, n)
+    return products.amax(3).transpose(1, 2), products.amax(1)
+
+
+def self_maxima(
+    maps: Float[Tensor, "b c n"],
+) -> tuple[Float[Tensor, "b b n"], Float[Tensor, "b b n"]]:
+    """Return `correlation_maxima` of a batch with itself, fast where gradients are wanted.
+
+    The best match of p's positions in g is the best match of them when g and p change places:
+    one maximum gives both directions.
+    """
+    back: Tensor = _BestMatches.apply(maps)  # in the type that autocast gives matrix products
+    return back.transpose(0, 1), back
+
+
+class _BestMatches(torch.autograd.Function):
+    """``max_s S[p, s, g, r]`` of maps with themselves; ties share the gradient evenly.
+
+    autograd's own way through both maxima takes five times as long (two cores, 72 crops).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        b, c, n = maps.shape
+        kernels = maps.transpose(1, 2).reshape(b * n, c)
+        kind = maps.device.type
+        if torch.is_autocast_enabled(kind):
+            kernels = kernels.to(torch.get_autocast_dtype(kind))
+        products = (kernels @ kernels.T).view(b, n, b * n)
+        best = products.amax(1)
+        ctx.save_for_backward(kernels, products, best)
+        found: Tensor = best.view(b, b, n)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        kernels, products, best = ctx.saved_tensors
+        b, n, _ = products.shape
+        winners = (products == best[:, None]).to(products.dtype)
+        # Half precision counts exactly to 256, beyond any number of ties that matters.
+        share = gradients[0].reshape(best.shape).to(products.dtype) / winners.sum(1)
+        towards = winners.mul_(share[:, None]).view(b * n, b * n)
+        moved = towards @ kernels + towards.T @ kernels
+        gradient: Tensor = moved.view(b, n, -1).transpose(1, 2).to(gradients[0].dtype)
+        return gradient
+
+
+class MatchHead(nn.Module):
+    """From the maxima of a pair, in both directions, to a score: BN(1), layers, sum, BN(1).
+
+    ``hidden`` 0 is QAConv's one linear layer, which starts as the mean over positions; above 0,
+    that many units with normalisation and ReLU before the score (TransMatcher, QAConv-MS). Both
+    directions go through the same layers, so the score is symmetric.
+    """
+
+    def __init__(self, positions: int, hidden: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        # The normalisation that follows each layer would cancel a shift.
+        self.hidden = nn.Linear(positions, hidden, bias=False) if hidden else None
+        self.hidden_norm = nn.BatchNorm1d(hidden) if hidden else None
+        self.logit = nn.Linear(hidden or positions, 1, bias=False)
+        self.score_norm = nn.BatchNorm1d(1)
+        if self.hidden is None:
+            nn.init.constant_(self.logit.weight, 1 / positions)
+        else:
+            nn.init.xavier_uniform_(self.hidden.weight)
+            nn.init.xavier_uniform_(self.logit.weight)
+
+    def forward(
+        self, forth: Float[Tensor, "q g n"], back: Float[Tensor, "q g n"]
+    ) -> Float[Tensor, "q g"]:
+        """Return the scores of all pairs from their maxima, with the normalisations as they are."""
+        both = torch.stack([forth, back], 2).to(self.logit.weight.dtype)
+        q, g, _, n = both.shape
+        x = self.norm(both.reshape(-1, 1, n)).squeeze(1)
+        if self.hidden is not None and self.hidden_norm is not None:
+            x = F.relu(self.hidden_norm(self.hidden(x)))
+        directions: Tensor = self.logit(x).view(q * g, 2)
+        scores: Tensor = self.score_norm(directions.sum(1, keepdim=True))
+        return scores.view(q, g)
+
+    def frozen(
+        self, forth: Float[Tensor, "q g n"], back: Float[Tensor, "q g n"]
+    ) -> Float[Tensor, "q g"]:
+        """Return what ``forward`` returns in eval mode, in fp32, normalisations folded.
+
+        Without a hidden layer all of it is one affine map of the summed maxima:
+        ``alpha sum_s w_s (a_s + b_s) + beta``.
+        """
+        norm_scale, norm_shift = affine_of(self.norm)
+        scale, shift = affine_of(self.score_norm)
+        # A shift of all positions alike passes through a layer as the sum of its weights.
+        logit = scale * self.logit.weight[0]
+        if self.hidden is None or self.hidden_norm is None:
+            constant = 2 * norm_shift * logit.sum() + shift
+            return (forth.float() + back.float()) @ (norm_scale * logit) + constant
+        hidden_scale, hidden_shift = affine_of(self.hidden_norm)
+        weight = norm_scale * hidden_scale[:, None] * self.hidden.weight
+        bias = hidden_scale * norm_shift * self.hidden.weight.sum(1) + hidden_shift
+        one, other = (F.relu(F.linear(x.float(), weight, bias)) @ logit for x in (forth, back))
+        return one + other + shift

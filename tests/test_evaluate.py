@@ -1,0 +1,117 @@
+"""Temporal lifting of a trained method, over the files of a folder in Market-1501's layout."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from rayreid.batch import Census, Domain
+from rayreid.checkpoint import build, load_trained, save_trained
+from rayreid.cli import cli
+from rayreid.data.decoding import decode_all
+from rayreid.data.market1501 import read_market1501
+from rayreid.data.synthetic import draw_domain
+from rayreid.evaluate import evaluate
+from rayreid.experiment import compose
+from rayreid.gallery import Target, ranked
+from rayreid.ranking.histogram import colour_histogram
+from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
+from tests.miniature import MINIATURE
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a method, saved as it was made: it knows nothing of people."""
+    folder = tmp_path_factory.mktemp("run") / "best"
+    experiment = compose("baseline", MINIATURE, {"seed": 3})
+    census = Census({"snow": 8, "subway": 8})
+    save_trained(folder, experiment, census, build(experiment, census).state_dict())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of drawn people who walk by a quarter of an hour apart."""
+    root = tmp_path_factory.mktemp("data") / "market"
+    drawn = draw_domain(
+        "snow", train_people=1, test_people=8, cameras=2, crops=4, height=64, width=32
+    )
+    for folder, crops in (("query", drawn.query), ("bounding_box_test", drawn.gallery)):
+        (root / folder).mkdir(parents=True)
+        people = zip(crops.images, crops.identities, crops.cameras, strict=True)
+        for i, (pixels, identity, camera) in enumerate(people):
+            assert isinstance(pixels, np.ndarray)
+            frame = int(identity) * 15 * 60 * 25 + i
+            name = f"{identity + 1:04d}_c{camera + 1}s1_{frame:06d}_{i:02d}.png"
+            Image.fromarray(pixels).save(root / folder / name)
+    return root
+
+
+def lifted(scores: np.ndarray, domain: Domain, settings: LiftSettings) -> Ranking:
+    query, gallery = domain.query, domain.gallery
+    columns = (query.cameras, query.times, gallery.cameras, gallery.times)
+    return ranked(temporal_lift(scores, *columns, settings), query, gallery)
+
+
+def test_the_methods_scores_are_lifted_and_computed_once(
+    run: Path, market: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    scores = Target.scores
+
+    def once(self: Target, *arguments: Any) -> np.ndarray:
+        computed.append(scores(self, *arguments))
+        return computed[-1]
+
+    monkeypatch.setattr(Target, "scores", once)
+    settings, target = LiftSettings(neighbours=3), f"market1501={market}"
+    found = evaluate(load_trained(run), target, lift=settings)
+    (of_method,) = computed
+    assert found.lifted == lifted(of_method, read_market1501(market, "market"), settings)
+    assert found.lifted != found.ranking
+    plain = evaluate(load_trained(run), target)
+    assert plain.lifted is None
+    assert (plain.ranking, plain.reference) == (found.ranking, found.reference)
+
+
+def test_lifting_helps_scores_that_know_something(market: Path) -> None:
+    domain = read_market1501(market, "market")
+    query, gallery = (
+        colour_histogram(decode_all(part.images, 64, 32)) for part in (domain.query, domain.gallery)
+    )
+    scores = query @ gallery.T
+    plain = ranked(scores, domain.query, domain.gallery)
+    assert lifted(scores, domain, LiftSettings(neighbours=2)).map > plain.map + 0.05
+
+
+def verb(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", *arguments])
+
+
+def test_the_verb_prints_lifted_beside_plain(run: Path, market: Path) -> None:
+    target = f"market1501={market}"
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in verb(str(run), "--target", target, "--temporal-lift").output.splitlines()
+        if line.startswith("| market1501")
+    ]
+    assert [row[1] for row in rows] == ["baseline", "baseline + temporal lift", "colour histogram"]
+    expected = evaluate(load_trained(run), target, lift=LiftSettings())
+    assert expected.lifted is not None
+    assert [row[3] for row in rows] == [
+        f"{ranking.map:.3f}" for ranking in (expected.ranking, expected.lifted, expected.reference)
+    ]
+    assert "temporal lift" not in verb(str(run), "--target", target).output
+
+
+def test_a_target_without_times_is_named(run: Path) -> None:
+    answer = verb(str(run), "--target", "synthetic=snow", "--temporal-lift")
+    assert isinstance(answer.exception, ValueError)
+    assert str(answer.exception) == (
+        "synthetic=snow does not tell the times of its crops, which temporal lifting needs; "
+        "rank it without"
+    )
