@@ -22,7 +22,7 @@ from tests.miniature import MINIATURE
 SIZE = {"train_people": 7, "test_people": 4, "cameras": 2, "crops": 2, "height": 64, "width": 32}
 CPU = torch.device("cpu")
 NO_VIEWS = {"views.flip": 0.0, "views.shift": 0.0, "views.erasing": 0.0}
-ADAPTING = {"sources": ["synthetic=snow"], "target": "synthetic=night"}
+ADAPTING = {"sources": ["synthetic=snow"], "target": "synthetic=subway"}
 
 
 def drawn(*names: str) -> list[Domain]:
@@ -184,7 +184,7 @@ def test_adapting_without_a_target_is_refused_in_a_sentence(domains: list[Domain
 
 def test_a_target_for_a_method_that_does_not_adapt_is_refused(domains: list[Domain]) -> None:
     made = compose("baseline", MINIATURE, ADAPTING)
-    said = r"^baseline does not adapt, .* target=synthetic=night; leave it away$"
+    said = r"^baseline does not adapt, .* target=synthetic=subway; leave it away$"
     with pytest.raises(ValueError, match=said):
         Feed(made, domains[:1], domains[1].train, rank=0, world=1, device=CPU)
 
@@ -192,6 +192,6 @@ def test_a_target_for_a_method_that_does_not_adapt_is_refused(domains: list[Doma
 def test_a_target_without_crops_for_every_worker_is_named(domains: list[Domain]) -> None:
     made = compose("daam", MINIATURE, ADAPTING, {"sampling.identities": 2})
     train = domains[1].train
-    none = type(train)("night", train.images[:0], train.identities[:0], train.cameras[:0])
-    with pytest.raises(ValueError, match="target night has no training crops to adapt to"):
+    none = type(train)("subway", train.images[:0], train.identities[:0], train.cameras[:0])
+    with pytest.raises(ValueError, match="target subway has no training crops to adapt to"):
         Feed(made, domains[:1], none, rank=0, world=1, device=CPU)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -63,6 +64,7 @@ class Line:
     seen: dict[Pair, float]
     held_out: dict[Pair, float]
     unseen: dict[Pair, float]
+    elsewhere: dict[str, dict[Pair, float]]
     costs: Mapping[str, Any]
 
 
@@ -92,6 +94,10 @@ def lines(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> list[Line]:
                     unseen=maps(
                         lambda r: [v for k, v in r["unseen"].items() if k != r["held_out"]]
                     ),
+                    elsewhere={
+                        domain: maps(partial(_elsewhere, domain))
+                        for domain in ours[0].get("elsewhere", {})
+                    },
                     costs={**ours[0], "seconds": round(mean(r["seconds"] for r in ours))},
                 )
             )
@@ -116,6 +122,19 @@ def page(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
             "crops were there without labels.\n\n"
             + _table([*plain, *adapting], named, "held_out", costs=False)
         )
+    domains = dict.fromkeys(name for x in every for name in x.elsewhere)
+    if domains:
+        parts.append(
+            "## Elsewhere: on domains that were not drawn here\n\n"
+            + table(
+                ["", *(f"{name} mAP" for name in domains)],
+                [
+                    [x.name, *(_or_blank(x.elsewhere.get(name)) for name in domains)]
+                    for x in every
+                    if not x.ablates
+                ],
+            )
+        )
     for entry in dict.fromkeys(x.ablates for x in every if x.ablates):
         ablations = [x for x in every if x.ablates == entry]
         where = "held_out" if named[entry].adapts else "unseen"
@@ -126,6 +145,14 @@ def page(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
             + _table([whole, *ablations], named | {entry: whole}, where, costs=False)
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _elsewhere(domain: str, row: Mapping[str, Any]) -> list[Any]:
+    return [row["elsewhere"].get(domain)]
+
+
+def _or_blank(values: Mapping[Pair, float] | None) -> str:
+    return str(over_folds(values)) if values else ""
 
 
 def _only(line: Line, pairs: set[Pair]) -> Line:
@@ -146,7 +173,7 @@ def _table(chosen: Sequence[Line], named: Mapping[str, Line], where: str, *, cos
     for line in chosen:
         other = named.get(line.against)
         maps = (line.seen, line.held_out, line.unseen)
-        cells = [line.name, *(str(over_folds(values)) if values else "" for values in maps)]
+        cells = [line.name, *map(_or_blank, maps)]
         if other is None or other.name == line.name:
             cells += ["", "", ""]
         else:

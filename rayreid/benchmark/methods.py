@@ -119,6 +119,7 @@ def run_cell(cell: Cell, plan: Plan) -> list[Row]:
     seconds = time.perf_counter() - started
     others = [name for name in plan.unseen if name != cell.held_out]
     judged = [held_out, *(_domain(name, experiment) for name in others)]
+    elsewhere = [_domain(name, experiment) for name in plan.elsewhere]
     row = {
         "key": cell.key,
         "entry": cell.entry,
@@ -138,6 +139,7 @@ def run_cell(cell: Cell, plan: Plan) -> list[Row]:
                 "ranked by": way,
                 "seen": {d.name: figures(d) for d in sources if len(d.query)},
                 "unseen": {d.name: figures(d) for d in judged},
+                "elsewhere": {d.name: figures(d) for d in elsewhere},
             }
         )
     return rows

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from rayreid.data.sources import canonical
 from rayreid.experiment import Experiment, compose
 from rayreid.protocols import Fold, leave_one_domain_out
 from rayreid.settings import Settings, checked, read_yaml, unknown
@@ -43,8 +44,12 @@ class Plan(Settings):
     """Seeds of people, weights and batches."""
     ablation_seeds: tuple[int, ...] = (0,)
     """Those of the ablations."""
+    elsewhere: tuple[str, ...] = ()
+    """Other domains that are ranked, in a table of their own."""
     shared: dict[str, Any]
     """Settings of all entries, as dotted assignments."""
+    single: dict[str, Any] = Field({})
+    """On top of them where one domain is learnt from alone."""
     entries: dict[str, Entry] = Field(min_length=1)
     """The rows by name."""
 
@@ -75,8 +80,10 @@ def load_plan(path: Path | None = None) -> Plan:
     return checked(Plan, read_yaml(path.read_text(), path))
 
 
-def narrowed(plan: Plan, only: Sequence[str], unseen: Sequence[str]) -> Plan:
-    """Return the plan with some of its entries, and other unseen domains, where any are given.
+def narrowed(
+    plan: Plan, only: Sequence[str], unseen: Sequence[str], elsewhere: Sequence[str] = ()
+) -> Plan:
+    """Return the plan with some of its entries, and other domains to rank, where any are given.
 
     Raises `ValueError` for an entry that is not there.
     """
@@ -84,19 +91,27 @@ def narrowed(plan: Plan, only: Sequence[str], unseen: Sequence[str]) -> Plan:
         if name not in plan.entries:
             raise unknown("entry", name, plan.entries)
     kept = {name: entry for name, entry in plan.entries.items() if not only or name in only}
-    return plan.model_copy(update={"entries": kept, "unseen": tuple(unseen) or plan.unseen})
+    named = {"unseen": unseen, "elsewhere": elsewhere}
+    domains = {name: tuple(map(canonical, each)) for name, each in named.items() if each}
+    return plan.model_copy(update={"entries": kept, **domains})
 
 
 def cells(plan: Plan, folds: Sequence[Fold] = ()) -> Iterator[Cell]:
-    """Yield the training runs of a plan, seed after seed; by default leave one source out."""
+    """Yield the training runs of a plan, by default with each source left out; ablations last.
+
+    Seed after seed, so that domains need not be drawn again.
+    """
     folds = folds or leave_one_domain_out(plan.sources)
-    seeds = sorted({*plan.seeds, *plan.ablation_seeds})
-    for seed, (name, entry), fold in product(seeds, plan.entries.items(), folds):
-        if seed in (plan.ablation_seeds if entry.ablates else plan.seeds):
+    for ablations, seeds in ((False, plan.seeds), (True, plan.ablation_seeds)):
+        entries = {
+            n: entry for n, entry in plan.entries.items() if bool(entry.ablates) == ablations
+        }
+        for seed, (name, entry), fold in product(seeds, entries.items(), folds):
             yield Cell(name, seed, fold.held_out, _experiment(plan, entry, seed, fold))
 
 
 def _experiment(plan: Plan, entry: Entry, seed: int, fold: Fold) -> Experiment:
     where = {"sources": fold.sources, "seed": seed, "synthetic.seed": seed}
-    made = compose(entry.method, plan.shared, entry.settings, where)
+    alone = plan.single if len(fold.sources) == 1 else {}
+    made = compose(entry.method, plan.shared, alone, entry.settings, where)
     return made.replaced({"target": fold.held_out}) if made.Method.adapts else made

@@ -37,6 +37,12 @@ def synthetic_benchmark(seeds: int) -> None:
     metavar="LAYOUT=LOCATION",
     help="A domain to rank, instead of the plan's unseen ones; repeatable.",
 )
+@click.option(
+    "--elsewhere",
+    multiple=True,
+    metavar="LAYOUT=LOCATION",
+    help="Another domain to rank, in a table of its own; repeatable.",
+)
 @click.option("--only", multiple=True, metavar="ENTRY", help="An entry to run; repeatable.")
 @click.option(
     "--processes",
@@ -48,12 +54,13 @@ def synthetic_benchmark(seeds: int) -> None:
 @click.option("--to", type=click.Path(path_type=Path), default=Path("results/methods"),
               show_default=True, help="Folder for rows, tables and figure.")  # fmt: skip
 def methods_benchmark(plan: Path | None, source: str | None, targets: tuple[str, ...],
-                      only: tuple[str, ...], processes: int, to: Path) -> None:  # fmt: skip
+                      elsewhere: tuple[str, ...], only: tuple[str, ...], processes: int,
+                      to: Path) -> None:  # fmt: skip
     """Compare the methods on unseen domains; the same command again goes on where it stopped."""
     from rayreid.benchmark.methods import compare, folds_of, write_page
     from rayreid.benchmark.plan import load_plan, narrowed
 
-    chosen = narrowed(load_plan(plan), only, targets)
+    chosen = narrowed(load_plan(plan), only, targets, elsewhere)
     folds = folds_of(chosen, source)
     rows = compare(
         chosen, to, lambda line: click.echo(line, err=True), folds=folds, processes=processes

@@ -51,7 +51,7 @@ class GraphSampler:
         """Return the batches in which every identity of the largest domain is in its turn."""
         return max(len(people) for people in self.people) // self.world
 
-    def representatives(self, epoch: int) -> list[Int64[np.ndarray, " people"]]:
+    def representatives(self, epoch: int) -> list[Int64[np.ndarray, " _"]]:
         """Return, of each domain, the index of one random crop of each identity."""
         rng = np.random.default_rng((self.seed, epoch, 2))
         return [
@@ -60,7 +60,7 @@ class GraphSampler:
         ]
 
     def epoch(
-        self, epoch: int, steps: int, scores: Sequence[Float[np.ndarray, "people people"]]
+        self, epoch: int, steps: int, scores: Sequence[Float[np.ndarray, "_ _"]]
     ) -> Iterator[Int64[np.ndarray, " batch"]]:
         """Yield ``steps`` batches of indices, given the representatives' scores in each domain."""
         neighbours = [nearest(each, self.settings.identities - 1) for each in scores]

@@ -21,8 +21,7 @@ DSH to tell its people.
 | L = L_id + L_tri + l_ds L_ds + l_sp L_dom + l_u L_u    | `DAAM.forward`                     |
 
 v1's abstract gives the two branches and what each loss is for, v2's the split and soft labels by
-clustering. The rest is a choice. A is the product of a gate of channels and one of places, at first
-near 1/2. L_ds sees DSH at unit length, so that shrinking it does not help; c comes from the first
+clustering. The rest is a choice. A is the product of a gate of channels and one of places. L_ds sees DSH at unit length, so that shrinking it does not help; c comes from the first
 batch. The DSP branch's normalisation is one for both domains in any case: one for each would hide
 what the branch is to tell. The classifier of clusters is their centres, since their number changes
 every epoch and a learnt layer would begin anew each time.
@@ -41,11 +40,12 @@ from rayreid.batch import Batch, Census, Unlabelled
 from rayreid.method import Method
 from rayreid.nn.adaptation import domain_accuracy, domain_loss, domain_probe, domain_similarity
 from rayreid.nn.attention import SplitAttention
-from rayreid.nn.clustering import dbscan, kmeans
+from rayreid.nn.clustering import dbscan, density_clusters, kmeans
 from rayreid.nn.domain_norm import separate_domains, source_statistics
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
 from rayreid.nn.neck import Neck, classifier
 from rayreid.nn.pseudo_labels import Clusters, Neighbours, PseudoLabels
+from rayreid.nn.reciprocal import jaccard_distances
 from rayreid.nn.trunk import Trunk, TrunkSettings
 from rayreid.settings import Settings
 
@@ -65,6 +65,9 @@ class DAAMConfig(Settings):
     """Which gates make A."""
     reduction: int = Field(16, ge=1)
     """How many times narrower the channel gate is inside."""
+    initial_share: float = Field(0.9, gt=0, lt=1)
+    """A at first: from 1/2 on, a gate is the quickest way to shrink the features that the triplet
+    loss is of, and it collapsed in trials."""
     domain_weight: float = Field(0.1, ge=0)
     """l_ds, the weight of the domain similarity loss L_ds."""
     domain_loss: Literal["svdd", "logistic", "reversal"] = "svdd"
@@ -84,6 +87,9 @@ class DAAMConfig(Settings):
     """Epochs before the target's crops are labelled."""
     clustering: Literal["dbscan", "kmeans"] = "dbscan"
     """How the target's embeddings, at unit length, are clustered."""
+    dbscan_distance: Literal["jaccard", "euclidean"] = "jaccard"
+    """DBSCAN's distance: of shared k-reciprocal neighbours, or between the embeddings, by which
+    clusters of people in like clothes run into one."""
     dbscan_radius: float = Field(0.6, gt=0)
     """Distance in which DBSCAN's points are neighbours."""
     dbscan_neighbours: int = Field(4, ge=1)
@@ -139,7 +145,9 @@ class DAAM(Method):
         super().__init__(config, trunk, census, size)
         self.config, self.trunk = config, Trunk(trunk)
         channels = self.trunk.channels
-        self.attention = SplitAttention(channels, config.reduction, config.attention)
+        self.attention = SplitAttention(
+            channels, config.reduction, config.attention, config.initial_share
+        )
         self.neck = Neck(channels)
         self.classifier = classifier(channels, census.total)
         # Only what the losses use: DDP waits for the gradient of every parameter there is.
@@ -179,12 +187,19 @@ class DAAM(Method):
             )
             return
         if config.clustering == "dbscan":
-            labels = dbscan(embeddings, config.dbscan_radius, config.dbscan_neighbours)
+            labels = self._dense(embeddings)
         else:
             labels = kmeans(embeddings, config.kmeans_clusters, seed=0)
         self.labels = Clusters(
             embeddings, labels, config.soften, config.soften_temperature, config.temperature
         )
+
+    def _dense(self, embeddings: Tensor) -> Tensor:
+        config = self.config
+        if config.dbscan_distance == "euclidean":
+            return dbscan(embeddings, config.dbscan_radius, config.dbscan_neighbours)
+        near = jaccard_distances(embeddings) <= config.dbscan_radius
+        return density_clusters(near, config.dbscan_neighbours)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return L_id and L_tri, and those of L_ds, L_dom and L_u that have a weight.

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 
 
 class SplitAttention(nn.Module):
-    """The product of a gate of channels and a gate of places, or one of them; at first near 1/2.
+    """The product of a gate of channels and a gate of places, or one of them; at first near ``share``.
 
     The gate of channels is that of SE networks: average, ``reduction`` times narrower, back. The
     gate of places is a learnt mean over channels (1x1, at first the plain mean), then 3x3.
     """
 
-    def __init__(self, channels: int, reduction: int, kind: Literal["channel", "spatial", "both"]):
+    def __init__(
+        self,
+        channels: int,
+        reduction: int,
+        kind: Literal["channel", "spatial", "both"],
+        share: float,
+    ):
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.gates = nn.ModuleDict()
@@ -25,7 +31,7 @@ class SplitAttention(nn.Module):
             mean, last = nn.Conv2d(channels, 1, 1, bias=False), nn.Conv2d(1, 1, 3, padding=1)
             nn.init.constant_(mean.weight, 1 / channels)
             self.gates["spatial"] = nn.Sequential(mean, last)
-        even = torch.tensor(0.5 ** (1 / len(self.gates))).logit().item()
+        even = torch.tensor(share ** (1 / len(self.gates))).logit().item()
         for gate in self.gates.values():
             nn.init.constant_(gate[-1].bias, even)  # type: ignore[index]
 

@@ -1,7 +1,7 @@
 """Clusterings of embeddings, for pseudo labels: the same points always give the same labels."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rayreid.nn.losses import squared_distances
@@ -20,9 +20,14 @@ def dbscan(points: Float[Tensor, "n d"], radius: float, neighbours: int) -> Int6
     for start in range(0, count, 1024):
         rows = slice(start, start + 1024)
         near[rows] = squared_distances(points[rows], points) <= radius**2
+    return density_clusters(near, neighbours)
+
+
+def density_clusters(near: Bool[Tensor, "n n"], neighbours: int) -> Int64[Tensor, " n"]:
+    """Return the clusters of `dbscan`, given who is near whom (itself included)."""
     core = near.sum(1) >= neighbours
-    labels = torch.full((count,), -1, device=points.device)
-    position = torch.arange(count, device=points.device)
+    labels = torch.full((len(near),), -1, device=near.device)
+    position = torch.arange(len(near), device=near.device)
     cluster = 0
     while (waiting := core & (labels < 0)).any():
         reached = position == waiting.int().argmax()

@@ -170,9 +170,7 @@ def test_each_identity_is_represented_by_a_crop_of_its_own(
 
 @pytest.mark.parametrize(("people", "world"), [(4, 1), (2, 4)])
 def test_too_few_identities_are_named(people: int, world: int) -> None:
-    said = (
-        rf"^source domain1 has 3 identities .* identities={people} and {world} worker\(s\); lower"
-    )
+    said = rf"^source domain1 has 3 .* sampling.identities={people} and {world} worker"
     with pytest.raises(ValueError, match=said):
         sampler([[4] * 8, [4] * 3], people=people, world=world)
 
@@ -188,3 +186,15 @@ def test_nearest_are_others_by_falling_score(seed: int, size: int, data: st.Data
     for i, row in enumerate(found.tolist()):
         others = [j for j in range(size) if j != i]
         assert row == sorted(others, key=lambda j: (-scores[i, j], j))[:count]
+
+
+def test_crops_of_an_identity_are_dealt_anew_by_epoch_rank_and_seed() -> None:
+    # Which identities come when is left out: where among its identity's crops each stands.
+    def places(epoch: int = 0, **options: int) -> str:
+        made = sampler([[7] * 8], world=2, **options)
+        people = owner(made)
+        batches = list(made.epoch(epoch, 2, scores_of(made)))
+        drawn = [int(crop) for batch in batches for crop in batch]
+        return str([sorted(made.crops[people[crop]]).index(crop) for crop in drawn])
+
+    assert len({places(), places(1), places(rank=1), places(seed=1)}) == 4

@@ -87,6 +87,8 @@ def daam(**config: object) -> DAAM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         small = {"projection": 16, "target_from_epoch": 0, "dbscan_radius": NEAR}
+        # Few crops: each is among the 20 nearest of any other.
+        small["dbscan_distance"] = "euclidean"
         settings = DAAMConfig.model_validate(small | config)
         return DAAM(settings, TRUNK, Census({"one": 2, "two": 2}), (64, 32)).train()
 
@@ -558,6 +560,7 @@ def of_target(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"clustering": "kmeans", "kmeans_clusters": 7}, {"target"}),
         ({"target_loss": "neighbours"}, {"target"}),
         ({"dbscan_radius": 1e-3}, {"target"}),
+        ({"dbscan_distance": "jaccard", "dbscan_radius": 0.999}, {"target"}),
         ({"dbscan_neighbours": 7}, {"target"}),
         ({"target_from_epoch": 1}, {"target"}),
         ({"centre_decay": 1.0}, set()),

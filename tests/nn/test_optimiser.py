@@ -122,7 +122,7 @@ def test_a_gradient_that_is_not_finite_in_either_group_is_told(part: str, value:
     assert not clip_gradients(optimiser_of(model, settings), settings).isfinite()
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(15, 7), (3, 11), (9, 1), (15, 751)])
+@pytest.mark.parametrize(("epochs", "steps"), [(15, 7), (3, 11), (9, 1)])
 def test_last_step_falls_once_after_two_thirds(epochs: int, steps: int) -> None:
     settings = OptimiserSettings(schedule="last_step", warmup=0.0)
     total = epochs * steps
