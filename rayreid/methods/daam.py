@@ -21,10 +21,12 @@ DSH to tell its people.
 | L = L_id + L_tri + l_ds L_ds + l_sp L_dom + l_u L_u    | `DAAM.forward`                     |
 
 v1's abstract gives the two branches and what each loss is for, v2's the split and soft labels by
-clustering. The rest is a choice. A is the product of a gate of channels and one of places. L_ds sees DSH at unit length, so that shrinking it does not help; c comes from the first
-batch. The DSP branch's normalisation is one for both domains in any case: one for each would hide
-what the branch is to tell. The classifier of clusters is their centres, since their number changes
-every epoch and a learnt layer would begin anew each time.
+clustering. The rest is a choice. A is the product of a gate of channels and one of places. L_ds
+sees DSH at unit length, so that shrinking it does not help; c comes from the first batch. The DSP
+branch's normalisation is one for both domains in any case: one for each would hide what the branch
+is to tell. The classifier of clusters is their centres, since their number changes every epoch and
+a learnt layer would begin anew each time. Clusters are found by shared neighbours, whose distances
+DBSCAN's usual radius of 0.6 is meant for.
 """
 
 from collections.abc import Mapping

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 class SplitAttention(nn.Module):
-    """The product of a gate of channels and a gate of places, or one of them; at first near ``share``.
+    """The product of a gate of channels and a gate of places, or one of them.
 
-    The gate of channels is that of SE networks: average, ``reduction`` times narrower, back. The
-    gate of places is a learnt mean over channels (1x1, at first the plain mean), then 3x3.
+    At first A is near ``share``. The gate of channels is that of SE networks: average,
+    ``reduction`` times narrower, back. The gate of places is a learnt mean over channels (1x1, at
+    first the plain mean), then 3x3.
     """
 
     def __init__(
