@@ -7,7 +7,7 @@ import numpy as np
 from rayreid.batch import Domain
 from rayreid.checkpoint import Trained
 from rayreid.data.loading import LoadingSettings, Pixels, decoded
-from rayreid.data.sources import canonical, open_source
+from rayreid.data.sources import canonical, open_source, same_place
 from rayreid.experiment import Experiment
 from rayreid.gallery import Progress, Target, ranked
 from rayreid.ranking.histogram import colour_histogram
@@ -30,6 +30,8 @@ class Evaluation:
     """The colour histogram's ranking."""
     seen: bool
     """Whether the method has learnt from the domain."""
+    adapted: bool
+    """Whether it has learnt from the domain's unlabelled crops."""
     lifted: Ranking | None = None
     """The method's ranking after temporal lifting, where it was asked for."""
 
@@ -73,7 +75,8 @@ def evaluate(
         target=canonical(target),
         ranking=ranked(scores, query, gallery),
         reference=rank_by_histogram(domain, experiment.loading),
-        seen=canonical(target) in experiment.sources,
+        seen=any(same_place(target, source) for source in experiment.sources),
+        adapted=bool(experiment.target) and same_place(target, experiment.target),
         lifted=lifted,
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rayreid.data.sources import canonical, domain_name
+from rayreid.data.sources import canonical, domain_name, same_place
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def leave_one_domain_out(sources: tuple[str, ...]) -> list[Fold]:
 
 def refuse_target(sources: tuple[str, ...], target: str | None) -> None:
     """Raise `ValueError` where the target is also a source."""
-    if target is not None and canonical(target) in {canonical(source) for source in sources}:
+    if target is not None and any(same_place(target, source) for source in sources):
         raise ValueError(
             f"{target} is the target and a source; an unseen domain may not be learnt from or "
             "selected on: remove it from the sources"

@@ -160,6 +160,7 @@ def finish(run: Run, state: Path, sources: Sequence[Domain], **entries: object) 
         "seconds": round(sum(row["seconds"] for row in run.metrics()), 1),
         **entries,
         "data": {source.name: source.fingerprint for source in sources},
+        **({"adapted_to": run.experiment.target} if run.experiment.target else {}),
         "seen": {source.name: _seen(source, run.experiment, method) for source in sources},
     }
     write_json(run.folder / RANKING, recorded)

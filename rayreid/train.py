@@ -24,10 +24,10 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from rayreid.batch import Domain
+from rayreid.batch import Census, Domain
+from rayreid.checkpoint import build
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
-from rayreid.nn.trunk import Trunk
 from rayreid.run import Listener, Run, finish, open_sources, open_unlabelled, save_epoch
 from rayreid.settings import FailureError, checked
 
@@ -56,8 +56,10 @@ def train_on_ray(
     """
     if run.finished:
         return
-    # A trunk that cannot be had is said here, before workers start to look for it in turn.
-    Trunk(run.experiment.trunk)
+    # A trunk that cannot be had, or cannot serve the method, is said here, before workers start to
+    # look for it in turn.
+    run.experiment.refuse_unless_adapting(bool(run.experiment.target))
+    build(run.experiment, Census({"anybody": 2}))
     with session(), _followed(run, listen):
         there = ray.cluster_resources()
         use_gpu = there.get("GPU", 0) >= workers if gpus is None else gpus

@@ -68,6 +68,24 @@ def test_evaluate_prints_the_method_beside_the_reference(results: Path) -> None:
     assert kept["method"].keys() >= {"mAP", "rank1", "mINP", "queries", "unmatched"}
 
 
+def test_what_adapted_to_a_target_says_so_wherever_it_is_ranked(tmp_path: Path) -> None:
+    target = "synthetic=law-3"
+    given = (*SMALL, "--set=epochs=1", "--results=.", "--name=run")
+    answer = rayreid("train", "daam", *given, f"--set=target={target}", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads((tmp_path / "run" / "ranking.json").read_text())["adapted_to"] == target
+    answer = rayreid("evaluate", "run", "--target", target, "--target", "synthetic=law-4",
+                     cwd=tmp_path)  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in answer.stdout.splitlines()]
+    assert ["synthetic=law-3", "daam (adapted)"] in [row[1:3] for row in rows]
+    assert ["synthetic=law-4", "daam"] in [row[1:3] for row in rows]
+    assert f"daam has learnt from unlabelled crops of {target}" in answer.stdout
+    answer = rayreid("train", "daam", *SMALL, "--results=.", "--name=other", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "daam adapts to a target, of which it needs unlabelled crops" in answer.stderr
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 @pytest.mark.parametrize("name", ["multiviewx_a", "multiviewx_b"])
 def test_evaluate_ranks_input_that_was_not_drawn_here(results: Path, name: str) -> None:

@@ -125,6 +125,46 @@ def test_two_workers_equal_one_process_on_the_same_batches(tmp_path: Path, metho
         assert trained.method.embed(torch.rand(2, 3, 64, 32)).isfinite().all()
 
 
+WHOLE = {"trunk.stages": 4, "trunk.frozen_norms": False, "epochs": 2}
+"""Overrides what a recipe would cut or freeze, for a trunk from scratch."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("snr", {}),
+        (
+            "qaconv_ms",
+            {"config.channels": 8, "config.hidden": 8, "config.global_hidden": 8,
+             "sampling.kind": "graph"},
+        ),
+        ("daam", {"config.target_from_epoch": 1, "target": "synthetic=law-1"}),
+    ],
+)  # fmt: skip
+def test_two_workers_learn_every_method(
+    tmp_path: Path, method: str, own: dict[str, object]
+) -> None:
+    run = Run(tmp_path / "run", compose(method, MINIATURE, WHOLE, own))
+    train_on_ray(run, 2, lambda _: None)
+    assert [row["epoch"] for row in run.metrics()] == [1, 2]
+    assert all(row["skipped"] == 0 for row in run.metrics())
+    assert set(run.ranking()["seen"]) == {"snow", "subway"}
+    assert load_trained(run.folder).experiment == run.experiment
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_method_that_lacks_what_it_needs_is_refused_before_workers_start(tmp_path: Path) -> None:
+    wrong = {"trunk.name": "test_vit", "trunk.stride_one_stages": 0}
+    for made, said in (
+        (compose("daam", MINIATURE), "adapts to a target"),
+        (compose("snr", MINIATURE, wrong), "is not run stage by stage"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train_on_ray(Run(tmp_path / made.method, made), 2, lambda _: None)
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_users_mistake_comes_back_from_the_workers_as_one(tmp_path: Path) -> None:
     made = experiment(sources=[f"market1501={tmp_path / 'nowhere'}"])

@@ -42,9 +42,9 @@ class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
     Config = GMN.Config
     recipe = GMN.recipe
 
-    def __init__(self, config: object, trunk: object, census: object) -> None:
-        super().__init__(config, trunk, census)
-        self.inner = GMN(config, trunk, census)
+    def __init__(self, config: object, *built_with: object) -> None:
+        super().__init__(config, *built_with)
+        self.inner = GMN(config, *built_with)
         self.fragile = config.pair_weight == 666.0
 
     def embed(self, images: object) -> object:
@@ -194,3 +194,45 @@ def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -
     assert trained.returncode == 0, trained.stderr
     learnt = load_experiment(tmp_path / "run" / "experiment.yaml")
     assert learnt == load_experiment(tmp_path / "study" / "best.yaml")
+
+
+TINY = {k: v for k, v in SMALL.items() if not k.startswith("config.")} | {
+    "trunk.stages": 4,
+    "trunk.frozen_norms": False,
+    "sampling.kind": "identities",
+    "epochs": 2,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("method", "own", "space"),
+    [
+        (
+            "qaconv_ms",
+            {"config.channels": 8, "config.hidden": 8, "config.global_hidden": 8},
+            {"config.scales": {"categorical": {"choices": [[], [1, 3], [1, 3, 5]]}}},
+        ),
+        (
+            "daam",
+            {"config.target_from_epoch": 1},
+            {"config.domain_loss": {"categorical": {"choices": ["svdd", "logistic"]}}},
+        ),
+        ("snr", {}, {"config.stages": {"categorical": {"choices": [[1, 2], [1, 2, 3, 4]]}}}),
+    ],
+)
+def test_a_study_of_each_method_ends_with_settings_of_its_space(
+    tmp_path: Path, method: str, own: dict[str, object], space: dict[str, object]
+) -> None:
+    start = compose(method, TINY, own)
+    best = study(start, parse_space(space), tmp_path / "study", StudySettings(trials=2), tell=print)
+    (path,) = space
+    choices = space[path]["categorical"]["choices"]
+    assert dotted(best.tree())[path] in choices
+    rows = pq.read_table(tmp_path / "study" / "trials.parquet").to_pylist()
+    assert {row["trial"] for row in rows} == {1, 2}
+    held_out = {key for key in rows[0] if key.startswith("mAP/")}
+    assert held_out == {"mAP/snow", "mAP/subway", "mAP/plaza-noon"}
+    if method == "daam":
+        assert best.target == "", "the domain held out is a fold's, not the experiment's"

@@ -98,7 +98,8 @@ def lines(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> list[Line]:
                         domain: maps(partial(_elsewhere, domain))
                         for domain in ours[0].get("elsewhere", {})
                     },
-                    costs={**ours[0], "seconds": round(mean(r["seconds"] for r in ours))},
+                    # Other work on the machine only ever adds to a run's seconds.
+                    costs={**ours[0], "seconds": round(min(r["seconds"] for r in ours))},
                 )
             )
     return found
@@ -114,6 +115,16 @@ def page(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
         "## On unseen domains, which no method has seen\n\n"
         + _table(generalising, named, "unseen", costs=True)
     ]
+    controls = [
+        (one, *_gain(named[one].unseen, named[other].unseen), other)
+        for one, other in plan.controls
+        if one in named and other in named
+    ]
+    if controls:
+        parts.append(
+            "## Over the controls, on unseen domains\n\n"
+            + table(("", "gain", "up", "over"), controls)
+        )
     if adapting:
         plain = [x for x in generalising if any(y.against == x.name for y in adapting)]
         parts.append(
@@ -147,6 +158,15 @@ def page(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _gain(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> tuple[str, str]:
+    """Return the mean gain with its interval, and how many of the pairs went up."""
+    gains = paired(ours, theirs)
+    if not gains:
+        return "", ""
+    ups = sum(gain > 0 for gain in gains.values())
+    return over_folds(gains).signed(), f"{ups}/{len(gains)}"
+
+
 def _elsewhere(domain: str, row: Mapping[str, Any]) -> list[Any]:
     return [row["elsewhere"].get(domain)]
 
@@ -166,7 +186,7 @@ def _only(line: Line, pairs: set[Pair]) -> Line:
 
 
 def _table(chosen: Sequence[Line], named: Mapping[str, Line], where: str, *, costs: bool) -> str:
-    header = ["", "seen mAP", "held-out mAP", "unseen mAP", "gain", "over", "up"]
+    header = ["", "seen mAP", "held-out mAP", "unseen mAP", "gain", "up", "over"]
     if costs:
         header += ["s", "parameters", "multiply-adds a pair", "bytes a crop"]
     rows = []
@@ -177,9 +197,8 @@ def _table(chosen: Sequence[Line], named: Mapping[str, Line], where: str, *, cos
         if other is None or other.name == line.name:
             cells += ["", "", ""]
         else:
-            gains = paired(getattr(line, where), getattr(other, where))
-            ups = sum(gain > 0 for gain in gains.values())
-            cells += [over_folds(gains).signed(), other.name, f"{ups}/{len(gains)}"]
+            gain, ups = _gain(getattr(line, where), getattr(other, where))
+            cells += [gain, ups, other.name]
         if costs:
             names = ("seconds", "parameters", "macs per pair", "bytes per image")
             cells += [f"{line.costs[name]:,}" for name in names]
@@ -208,5 +227,6 @@ def draw(plan: Plan, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(every)), [line.name for line in every])
     axes.set_xlabel("mAP, 95 % interval over folds")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
+    if every:
+        axes.legend(loc="lower right")
     figure.savefig(path)

@@ -52,6 +52,8 @@ class Plan(Settings):
     """On top of them where one domain is learnt from alone."""
     entries: dict[str, Entry] = Field(min_length=1)
     """The rows by name."""
+    controls: tuple[tuple[str, str], ...] = ()
+    """Further pairs of rows: what the first gains over the second."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ def methods(method: str | None) -> None:
         for name, kind in METHODS.items():
             summary = (sys.modules[kind.__module__].__doc__ or "").splitlines()[0]
             click.echo(f"{name:10} {summary}")
+            if kind.adapts:
+                click.echo(f"{'':10} (learns from unlabelled crops of a target, set by target=)")
         return
     kind = find_method(method)
     rows = [
@@ -217,12 +219,18 @@ def evaluate(run: Path, targets: tuple[str, ...], temporal_lift: bool) -> None:
     results: list[Evaluation] = []
     for target in targets:
         result = rank_target(trained, target, counter(f"ranking {target}, crops"), lift)
-        for name, r in ((method, result.ranking), (f"{method} + temporal lift", result.lifted),
+        own = f"{method} (adapted)" if result.adapted else method
+        for name, r in ((own, result.ranking), (f"{own} + temporal lift", result.lifted),
                         ("colour histogram", result.reference)):  # fmt: skip
             if r:
                 rows.append((target, name, r.rank1, r.map, r.minp, r.queries))
         if result.ranking.unmatched:
             notes.append(f"{target}: {result.ranking.unmatched} queries have no match; left out")
+        if result.adapted:
+            notes.append(
+                f"{method} has learnt from unlabelled crops of {target}: to be compared with what "
+                "adapts, not with what generalises"
+            )
         if result.seen:
             notes.append(f"{target} is a source of this run: not an unseen domain")
         results.append(result)

@@ -52,6 +52,12 @@ def canonical(source: str) -> str:
     return f"{layout}={Path(location).expanduser().resolve()}"
 
 
+def same_place(one: str, other: str) -> bool:
+    """Return whether two sources show the same people, whatever layout they are read by."""
+    one, other = canonical(one), canonical(other)
+    return one.partition("=")[2] == other.partition("=")[2]
+
+
 def domain_name(source: str) -> str:
     """Return the short name of a source: the drawn domain's, or the folder's."""
     return Path(source.partition("=")[2]).name

@@ -88,7 +88,7 @@ def daam(**config: object) -> DAAM:
         torch.manual_seed(0)
         small = {"projection": 16, "target_from_epoch": 0, "dbscan_radius": NEAR}
         # Few crops: each is among the 20 nearest of any other.
-        small["dbscan_distance"] = "euclidean"
+        small |= {"dbscan_distance": "euclidean", "initial_share": 0.5}
         settings = DAAMConfig.model_validate(small | config)
         return DAAM(settings, TRUNK, Census({"one": 2, "two": 2}), (64, 32)).train()
 
@@ -239,7 +239,7 @@ def test_losses_pass_gradcheck() -> None:
 @torch.no_grad()
 def test_attention_is_the_product_of_its_gates(seed: int, kind: str) -> None:
     torch.manual_seed(seed)
-    attention = SplitAttention(6, 2, kind)
+    attention = SplitAttention(6, 2, kind, 0.5)
     maps = random(seed, 2, 6, 4, 3)
     wanted = torch.ones_like(maps)
     assert set(attention.gates) == ({"channel", "spatial"} if kind == "both" else {kind})
@@ -266,7 +266,7 @@ def test_attention_is_the_product_of_its_gates(seed: int, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["channel", "spatial", "both"])
 def test_attention_begins_at_a_half_and_reaches_every_parameter(kind: str) -> None:
-    attention = SplitAttention(32, 4, kind)
+    attention = SplitAttention(32, 4, kind, 0.5)
     assert attention(torch.zeros(2, 32, 4, 2)).mean().item() == pytest.approx(0.5, abs=0.1)
     attention(random(0, 4, 32, 4, 2)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in attention.parameters())
@@ -567,6 +567,7 @@ def of_target(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"memory_momentum": 0.5}, set()),
         ({"norms": "separate"}, set()),
         ({"norms": "shared"}, LOSSES),
+        ({"initial_share": 0.9}, set()),  # the weights of the first are loaded into the second
         ({"attention": "channel"}, LOSSES),
         ({"attention": "spatial"}, LOSSES),
     ],
