@@ -5,6 +5,7 @@ Paper: Li, Wang, Shi, Liu, Hou, "Revisiting Batch Normalization for Practical Do
 taken anew from unlabelled crops of the target.
 """
 
+import math
 from copy import deepcopy
 
 import torch
@@ -31,6 +32,8 @@ def adapted_norms(method: Method, target: Unlabelled, *, batch: int = 256) -> Me
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
             norm.train()
-    for images in target.batches(batch):
+    # Parts of about one size, none of a single crop: each counts as much as another.
+    parts = math.ceil(len(target) / batch)
+    for images in target.batches(math.ceil(len(target) / parts)):
         copy.embed(images)
     return copy.eval()

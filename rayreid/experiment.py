@@ -84,6 +84,11 @@ class Experiment(Settings):
     @field_validator("target")
     @classmethod
     def _canonical_target(cls, value: str) -> str:
+        if value.startswith("market1501_all="):
+            raise ValueError(
+                "an adapting method may see a target's training crops alone, and market1501_all "
+                "has its query and gallery among them; write market1501="
+            )
         return canonical(value) if value else ""
 
     def refuse_unless_adapting(self, target: bool) -> None:

@@ -117,6 +117,7 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
     """
     if run.finished:
         return
+    run.experiment.refuse_unless_adapting(bool(run.experiment.target))
     states = run.folder / "states"
     last = max(states.glob("epoch_*"), default=None)
     target = open_unlabelled(run.experiment)

@@ -3,8 +3,8 @@
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,15 @@ from rayreid.batch import Census, Domain
 from rayreid.checkpoint import build
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
-from rayreid.run import Listener, Run, finish, open_sources, open_unlabelled, save_epoch
+from rayreid.run import (
+    Listener,
+    Run,
+    finish,
+    learn_here,
+    open_sources,
+    open_unlabelled,
+    save_epoch,
+)
 from rayreid.settings import FailureError, checked
 
 MAX_FAILURES = 3
@@ -95,6 +103,37 @@ def train_on_ray(
         finish(run, Path(state), opened, workers=workers)
 
 
+def learn_side_by_side(
+    runs: Sequence[Run], sources: Sequence[Domain], listen: Callable[[Run], Listener]
+) -> None:
+    """Learn several runs of the same sources, each in a process of one core, on the cluster's.
+
+    As many go at a time as there are cores; ``listen(run)`` is told that run's metrics.
+
+    Raises a user's mistake as `learn` does.
+    """
+    with session(), ExitStack() as following:
+        for run in runs:
+            run.experiment.refuse_unless_adapting(bool(run.experiment.target))
+            following.enter_context(_followed(run, listen(run)))
+        shared: Any = ray.put(list(sources))
+        learning = [_learn_alone.remote(str(r.folder), r.experiment.tree(), shared) for r in runs]
+        for mistake in ray.get(learning):
+            if mistake:
+                raise mistake
+
+
+@ray.remote(num_cpus=1, max_retries=MAX_FAILURES)
+def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -> Exception | None:
+    torch.set_num_threads(1)
+    try:
+        run = Run(Path(folder), checked(Experiment, tree))
+        learn_here(run, sources, lambda _: None)
+    except (ValueError, OSError, FloatingPointError) as mistake:
+        return mistake
+    return None
+
+
 def _fitted(trainer: TorchTrainer) -> Result:
     """Fit, and raise `KeyboardInterrupt` where Ctrl-C ended it.
 
@@ -154,8 +193,8 @@ def _work(config: dict[str, Any]) -> Any:
                     run.log(epoch.metrics())
                 kept = Checkpoint.from_directory(folder) if run else None
                 ray.train.report(epoch.metrics(), checkpoint=kept)
-        except FloatingPointError as error:
-            # The gradient is one on all workers, so they end here together.
+        except (ValueError, FloatingPointError) as error:
+            # Settings and the gradient are one on all workers, so they end here together.
             return error
     return None
 

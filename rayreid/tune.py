@@ -21,7 +21,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from rayreid.batch import Domain
+from rayreid.batch import Census, Domain
+from rayreid.checkpoint import build
 from rayreid.experiment import Experiment
 from rayreid.gallery import Target
 from rayreid.learn import learn
@@ -107,7 +108,11 @@ def study(
     folder = folder.absolute()
     if (folder / "study.yaml").exists():
         raise ValueError(f"{folder} holds a study already; give this one another --name")
+    build(experiment, Census({"anybody": 2}))
     sources = dict(zip(experiment.sources, open_sources(experiment), strict=True))
+    for domain in sources.values():
+        # Each is held out in its turn: one without a query or gallery is found out here.
+        Target(domain, experiment.loading)
     with session():
         _refuse_without_room(settings)
         return _search(experiment, space, start, sources, folder, settings, target, tell)

@@ -31,3 +31,5 @@ def test_statistics_are_the_targets_and_weights_are_not_touched() -> None:
     means = [method.trunk(part).mean((0, 2, 3)) for part in images.split(8)]
     assert torch.allclose(adapted.neck.norm.running_mean, torch.stack(means).mean(0), atol=1e-4)
     assert not adapted.training
+    # One crop more than a batch leaves no batch of one, which has no deviation.
+    adapted_norms(method, crops, batch=len(crops) - 1)

@@ -2,8 +2,9 @@
 
 import json
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from functools import partial
@@ -28,10 +29,10 @@ from rayreid.gallery import Target
 from rayreid.learn import learn
 from rayreid.learner import Learner
 from rayreid.method import Method
-from rayreid.protocols import Fold, leave_one_domain_out, refuse_target
-from rayreid.run import best_device, circumstances, write_json
+from rayreid.protocols import Fold, distinct, leave_one_domain_out, refuse_target
+from rayreid.run import best_device, circumstances
 
-CELLS, CIRCUMSTANCES = "cells.jsonl", "circumstances.json"
+CELLS = "cells.jsonl"
 
 Row = dict[str, Any]
 """One trained method's figures: entry, ranked by, seed, held_out, mAP by domain, costs."""
@@ -50,30 +51,59 @@ def compare(
     ``folds`` are by default the plan's sources left out one by one. Rows are kept in cells.jsonl
     as they come, so an interrupted comparison goes on.
     """
+    refuse_leaks(plan, folds)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(cells(plan, folds))
-    kept = read_rows(folder)
+    rows = read_rows(folder)
+    todo = [cell for cell in wanted if not _whole(cell, plan, rows)]
+    again = {cell.key for cell in todo}
+    kept = [row for row in rows if row["key"] not in again]
     with (folder / CELLS).open("w") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in kept)
-    done = {row["key"] for row in kept}
-    todo = [cell for cell in wanted if cell.key not in done]
-    write_json(folder / CIRCUMSTANCES, circumstances(wanted[0].experiment))
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
+    pool = ProcessPoolExecutor(processes, context, initializer=_alone)
+    try:
         waiting = {pool.submit(run_cell, cell, plan): cell for cell in todo}
         for number, future in enumerate(as_completed(waiting), 1):
-            rows = future.result()
+            found = future.result()
             with (folder / CELLS).open("a") as lines:
-                lines.writelines(json.dumps(row) + "\n" for row in rows)
-            kept += rows
+                lines.writelines(json.dumps(row) + "\n" for row in found)
+            kept += found
             cell, minutes = waiting[future], (time.perf_counter() - started) / 60
             tell(
                 f"[{minutes:5.1f} min] {number}/{len(todo)} {cell.entry}, seed {cell.seed}, "
-                f"without {domain_name(cell.held_out)}: " + ", ".join(map(_line, rows))
+                f"without {domain_name(cell.held_out)}: " + ", ".join(map(_line, found))
             )
+    finally:
+        # After a mistake, or Ctrl-C, what has not begun is not waited for.
+        pool.shutdown(cancel_futures=True)
     keys = {cell.key for cell in wanted}
     return [row for row in kept if row["key"] in keys]
+
+
+def refuse_leaks(plan: Plan, folds: Sequence[Fold] = ()) -> None:
+    """Raise `ValueError` where a domain that is ranked as unseen is learnt from in some fold.
+
+    Also where two domains share a name, by which figures are kept.
+    """
+    folds = folds or leave_one_domain_out(plan.sources)
+    for fold in folds:
+        for target in (fold.held_out, *plan.unseen, *plan.elsewhere):
+            refuse_target(fold.sources, target)
+    others = [name for name in plan.unseen if name not in {f.held_out for f in folds}]
+    distinct((*dict.fromkeys(s for f in folds for s in (*f.sources, f.held_out)), *others))
+    distinct(plan.elsewhere)
+
+
+def _whole(cell: Cell, plan: Plan, rows: Sequence[Row]) -> bool:
+    """Return whether the rows of a cell hold all ways of ranking and all domains of the plan."""
+    mine = [row for row in rows if row["key"] == cell.key]
+    unseen = {domain_name(name) for name in (cell.held_out, *plan.unseen)}
+    elsewhere = {domain_name(name) for name in plan.elsewhere}
+    return {"", *plan.entries[cell.entry].also} <= {row["ranked by"] for row in mine} and all(
+        set(row["unseen"]) == unseen and set(row["elsewhere"]) == elsewhere for row in mine
+    )
 
 
 def folds_of(plan: Plan, source: str | None) -> list[Fold]:
@@ -83,7 +113,6 @@ def folds_of(plan: Plan, source: str | None) -> list[Fold]:
     """
     if source is None:
         return leave_one_domain_out(plan.sources)
-    refuse_target((source,), plan.unseen[0])
     return [Fold((canonical(source),), canonical(plan.unseen[0]))]
 
 
@@ -106,6 +135,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _alone() -> None:
     torch.set_num_threads(1)
+    # Ctrl-C ends a worker; as an exception it would be one cell's, and the next would begin.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_cell(cell: Cell, plan: Plan) -> list[Row]:
@@ -113,9 +144,11 @@ def run_cell(cell: Cell, plan: Plan) -> list[Row]:
     experiment, entry = cell.experiment, plan.entries[cell.entry]
     sources = [_domain(source, experiment) for source in experiment.sources]
     held_out = _domain(cell.held_out, experiment)
-    target = held_out.train if experiment.Method.adapts else None
+    adapting_to = decoded(held_out, experiment.loading, parts=["train"]).train
+    target = adapting_to if experiment.Method.adapts else None
     started = time.perf_counter()
-    *_, last = learn(experiment, sources, target=target, device=best_device())
+    learnt = [decoded(source, experiment.loading, parts=["train"]) for source in sources]
+    *_, last = learn(experiment, learnt, target=target, device=best_device())
     seconds = time.perf_counter() - started
     others = [name for name in plan.unseen if name != cell.held_out]
     judged = [held_out, *(_domain(name, experiment) for name in others)]
@@ -128,7 +161,7 @@ def run_cell(cell: Cell, plan: Plan) -> list[Row]:
         "seconds": round(seconds, 1),
         "losses": dict(last.losses),
         "monitors": dict(last.monitors),
-        **costs(last.learner.averaged.eval(), experiment),
+        "made with": circumstances(experiment),
     }
     rows = []
     for way in ("", *entry.also):
@@ -137,6 +170,7 @@ def run_cell(cell: Cell, plan: Plan) -> list[Row]:
             row
             | {
                 "ranked by": way,
+                "costs": costs(last.learner.averaged.eval(), experiment, way),
                 "seen": {d.name: figures(d) for d in sources if len(d.query)},
                 "unseen": {d.name: figures(d) for d in judged},
                 "elsewhere": {d.name: figures(d) for d in elsewhere},
@@ -154,8 +188,7 @@ def _figures(learner: Learner, way: str, domain: Domain) -> list[float] | None:
         crops = TargetCrops.of(domain.train, experiment.loading, best_device())
         method = adapted_norms(method, crops)
     elif way == "cosine":
-        method = deepcopy(method)
-        method.score = partial(Method.score, method)  # type: ignore[method-assign]
+        method = _by_cosine(method)
     elif way == "untrained":
         method = build(experiment, learner.census).eval()
     if way == "colour histogram":
@@ -165,16 +198,29 @@ def _figures(learner: Learner, way: str, domain: Domain) -> list[float] | None:
     return [round(ranking.map, 4), round(ranking.rank1, 4)]
 
 
+def _by_cosine(method: Method) -> Method:
+    copy = deepcopy(method)
+    copy.score = partial(Method.score, copy)  # type: ignore[method-assign]
+    return copy
+
+
 @torch.inference_mode()
-def costs(method: Method, experiment: Experiment) -> Mapping[str, int]:
-    """Return parameters, multiply-adds of scoring one pair, and bytes of an embedding as kept."""
+def costs(method: Method, experiment: Experiment, way: str) -> dict[str, int]:
+    """Return parameters, multiply-adds of scoring one pair, and bytes of an embedding in fp32.
+
+    Of a way of ranking what is its own: nothing for what shares the method's.
+    """
+    if way not in ("", "cosine"):
+        return {}
+    if way == "cosine":
+        method = _by_cosine(method)
     size = (experiment.loading.height, experiment.loading.width)
     embedding = method.embed(torch.zeros(1, 3, *size, device=best_device())).float()
     crops = embedding.expand(16, *embedding.shape[1:]).contiguous()
     with FlopCounterMode(display=False) as counter:
         method.score(crops, crops)
-    return {
-        "parameters": sum(p.numel() for p in method.parameters()),
+    own = {} if way else {"parameters": sum(p.numel() for p in method.parameters())}
+    return own | {
         "macs per pair": counter.get_total_flops() // 2 // 16**2,
         "bytes per image": embedding.numel() * embedding.element_size(),
     }
@@ -190,7 +236,8 @@ def _domain(source: str, experiment: Experiment) -> Domain:
     if key not in _DRAWN:
         if any(other[3] != synthetic for other in _DRAWN):
             _DRAWN.clear()  # cells come seed after seed
-        _DRAWN[key] = decoded(open_target(source, experiment), loading)
+        # Files are decoded when they are used: the colour histogram has a size of its own.
+        _DRAWN[key] = open_target(source, experiment)
     return _DRAWN[key]
 
 

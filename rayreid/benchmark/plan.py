@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from rayreid.data.sources import canonical
 from rayreid.experiment import Experiment, compose
@@ -55,6 +55,28 @@ class Plan(Settings):
     controls: tuple[tuple[str, str], ...] = ()
     """Further pairs of rows: what the first gains over the second."""
 
+    @field_validator("sources", "unseen", "elsewhere")
+    @classmethod
+    def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(canonical, value))
+
+    @model_validator(mode="after")
+    def _names_are_there(self) -> "Plan":
+        rows = {
+            f"{name}, {way}" if way else name
+            for name, entry in self.entries.items()
+            for way in ("", *entry.also)
+        }
+        for name, entry in self.entries.items():
+            for other in filter(None, (entry.against, entry.ablates)):
+                if other not in rows:
+                    raise ValueError(f"entry {name!r} names {other!r}, which is no row")
+        for pair in self.controls:
+            for other in pair:
+                if other not in rows:
+                    raise ValueError(f"a control names {other!r}, which is no row")
+        return self
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -92,7 +114,9 @@ def narrowed(
     for name in only:
         if name not in plan.entries:
             raise unknown("entry", name, plan.entries)
-    kept = {name: entry for name, entry in plan.entries.items() if not only or name in only}
+    # An ablation is nothing without what it ablates.
+    wanted = {*only, *(plan.entries[name].ablates for name in only)}
+    kept = {name: entry for name, entry in plan.entries.items() if not only or name in wanted}
     named = {"unseen": unseen, "elsewhere": elsewhere}
     domains = {name: tuple(map(canonical, each)) for name, each in named.items() if each}
     return plan.model_copy(update={"entries": kept, **domains})

@@ -75,6 +75,13 @@ def read_market1501_all(root: Path, name: str) -> Domain:
     """
     domain = read_market1501(root, name)
     parts = [domain.train, domain.query, domain.gallery]
+    test = np.union1d(domain.query.identities, domain.gallery.identities)
+    both = np.intersect1d(domain.train.identities, test)
+    if len(both):
+        raise ValueError(
+            f"{root} has identity {both[0]} both in {TRAIN} and outside it: its numbers may begin "
+            "anew there, so that people cannot be told apart; use market1501= instead"
+        )
     times = [part.times for part in parts if part.times is not None]
     every = Crops(
         name,

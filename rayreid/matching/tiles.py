@@ -1,5 +1,6 @@
 """Scores of all pairs, a tile at a time, in bounded memory."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,7 +27,8 @@ def score_all(
     ``progress`` is called with the number of pairs scored since its last call.
     """
     pairs = max(1, tile_bytes // method.pair_bytes(tuple(gallery.shape[1:])))
-    columns = min(len(gallery), pairs)
+    # Square: every tile reads its rows and its columns once.
+    columns = min(len(gallery), max(1, math.isqrt(pairs)))
     rows = max(1, pairs // max(columns, 1))
     scores = torch.empty(len(queries), len(gallery))
     for top in range(0, len(queries), rows):

@@ -27,7 +27,9 @@ case but a learned 1x1 convolution beside N, as in the authors' code. Orthogonal
 N over channels before a template, U over positions after it; "off" normalises U over channels, as
 QAConv does its map. The authors' trunk is a ResNet-50 with IBN-b whose ImageNet weights are not in
 timm's hub: ``trunk.weights`` takes their file, and from timm's plain ResNet-50 IBN-b borrows the
-gains. Their rotations, hue changes and white squares are not among our views. A head's layers have
+gains, while frozen statistics are then those of other activations. With several sources the
+authors learn one an epoch; here every batch has all, and people of two domains are negatives. Their
+rotations, hue changes and white squares are not among our views. A head's layers have
 no biases, which the normalisation after each would cancel.
 """
 

@@ -24,7 +24,8 @@ GAP(IN(F)) is beta for every image, since IN makes the mean over space of each c
 with average pooling f~ is a constant, "compared with f~" means "compared with a constant", and
 after the last stage F+ is pooled to beta + a (GAP(F) - beta): a gate on the pooled feature, on
 which the last gamma has no influence. That is the paper, and the default; with ``ref_pool``
-gap_relu or gem f~ differs between images.
+gap_relu or gem f~ differs between images. (Its cosine distance to itself is 0.5 while beta is 0,
+at first, and -0.5 ever after.)
 
 No code of the paper's re-identification is public: what it leaves open is a setting, which says
 what others run. The recipe is ours, shorter than the 280 epochs recalled from the paper; as there,

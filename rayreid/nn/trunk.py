@@ -1,5 +1,6 @@
 """Trunks: timm backbones that turn images into feature maps, stage by stage."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from rayreid.nn.ibn import has_ibn, insert_ibn, renamed
 from rayreid.nn.weights import load_weights, read_weights
 from rayreid.settings import Settings, unknown
+
+log = logging.getLogger(__name__)
 
 AfterStage = Callable[[int, Tensor], Tensor]
 """Given a stage's number (from 1) and its map, returns the map that goes on to the next."""
@@ -138,6 +141,13 @@ def _create(settings: TrunkSettings) -> nn.Module:
     with_ibn = has_ibn(state)
     if path and not with_ibn:
         load_weights(net, state, path)
+    if settings.ibn != "none" and settings.frozen_norms and not with_ibn:
+        log.warning(
+            "trunk.frozen_norms keeps statistics that %s has without IBN-%s, which changes what "
+            "comes after it; give weights learnt with IBN, or set trunk.frozen_norms=false",
+            settings.name,
+            settings.ibn,
+        )
     if settings.ibn != "none":
         assert isinstance(net, ResNet)
         insert_ibn(net, settings.ibn)

@@ -49,7 +49,7 @@ from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
 from rayreid.session import session
 from rayreid.settings import dotted, unknown
-from rayreid.train import train_on_ray
+from rayreid.train import learn_side_by_side, train_on_ray
 from rayreid.tune import StudySettings, study
 
 Teller = Callable[[str], None]
@@ -114,7 +114,7 @@ def _experiments(best: Experiment) -> dict[str, Experiment]:
     named |= {name: (name, {}) for name in ("gmn", "snr", "qaconv_ms") if name != best.method}
     named["daam"] = ("daam", {"target": ADAPTED_TO})
     others = {
-        name: compose(method, SMALL, OWN[method], FEW, shared, changes)
+        name: compose(method, SMALL, OWN[method], shared, changes)
         for name, (method, changes) in named.items()
     }
     return {f"{best.method}, tuned": best, **others}
@@ -123,18 +123,26 @@ def _experiments(best: Experiment) -> dict[str, Experiment]:
 def _train_all(
     best: Experiment, sources: Sequence[Domain], folder: Path, tell: Teller
 ) -> dict[str, Run]:
-    """Train the best setting and all others, alike, on all sources with DDP workers."""
-    runs = {}
-    for name, experiment in _experiments(best).items():
+    """Train the best setting with DDP workers, then all others side by side, on all sources."""
+    runs = {
+        name: Run(folder / name.replace(", ", "-"), experiment)
+        for name, experiment in _experiments(best).items()
+    }
+    names = {run.folder: name for name, run in runs.items()}
 
-        def listen(metrics: Mapping[str, float], name: str = name) -> None:
+    def listener(run: Run) -> Callable[[Mapping[str, float]], None]:
+        def listen(metrics: Mapping[str, float]) -> None:
             loss = sum(value for key, value in metrics.items() if key.startswith("loss/"))
+            epoch = f"epoch {metrics['epoch']}/{SMALL['epochs']}"
             speed = metrics["images_per_second"]
-            epoch, epochs = metrics["epoch"], SMALL["epochs"]
-            tell(f"{name}: epoch {epoch}/{epochs}, loss {loss:.2f}, {speed:.0f} images/s")
+            tell(f"{names[run.folder]}: {epoch}, loss {loss:.2f}, {speed:.0f} images/s")
 
-        runs[name] = Run(folder / name.replace(", ", "-"), experiment)
-        train_on_ray(runs[name], WORKERS, listen, sources=sources)
+        return listen
+
+    tuned, *others = runs.values()
+    train_on_ray(tuned, WORKERS, listener(tuned), sources=sources)
+    # The longest first, so that none is waited for alone at the end.
+    learn_side_by_side(others[::-1], sources, listener)
     return runs
 
 
@@ -151,7 +159,9 @@ def _rank_all(
             results[name][domain.name] = target.rank(trained.method)
         results[HISTOGRAM][domain.name] = rank_by_histogram(domain, some.loading)
         latest = ", ".join(
-            f"{name} {ranks[domain.name].map:.3f}" for name, ranks in results.items() if ranks
+            f"{name} {ranks[domain.name].map:.3f}"
+            for name, ranks in results.items()
+            if domain.name in ranks
         )
         tell(f"mAP on {domain.name}: {latest}")
         if domain.name == domain_name(ADAPTED_TO):
@@ -191,8 +201,9 @@ def _page(results: Mapping[str, Mapping[str, Ranking]], sources: Sequence[str], 
         f"# Quickstart\n\n{table(header, rows)}\n\n"
         f"One seed; not a benchmark. Seen: new people of the {len(sources)} source domains. "
         f"Unseen: {len(UNSEEN)} domains sampled from the law of drawn domains; +- is the standard "
-        "deviation over them. All learnt the same number of steps with the optimiser settings of "
-        f"the study's best trial; only {tuned}'s own settings were searched besides.\n\n"
+        "deviation over them. All learnt the same number of steps, of as many crops, with the "
+        f"optimiser settings of the study's best trial; only {tuned}'s own settings were searched "
+        f"besides, and it alone learnt on {WORKERS} workers.\n\n"
         f"Adapting is another task, with unlabelled crops of {there} at hand; ranked there alone:"
         f"\n\n{table(('method', 'mAP', 'R1'), adapting)}\n\n"
         f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/trials.parquet, "

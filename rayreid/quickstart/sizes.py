@@ -34,13 +34,26 @@ SMALL: Mapping[str, object] = {
 }
 """What two cores learn in seconds: a 0.4 M-parameter trunk on 64x32 crops, from scratch."""
 FEW: Mapping[str, object] = {"sampling.identities": 3}
-"""Each of two workers draws its own, so a step learns from as many as one process does in SMALL."""
+"""Each of two workers draws its own, so a step learns from as many as one process does in SMALL;
+the study's trials learn from what one worker does."""
 OWN: Mapping[str, Mapping[str, object]] = {
     "baseline": {"config.margin": 0.0},
-    "gmn": {"config.margin": 0.0, "config.hidden": 128, "config.dropout_warmup_epochs": 2},
+    "gmn": {
+        "config.margin": 0.0,
+        "config.hidden": 128,
+        "config.pair_weight": 3.0,
+        "config.pair_centre_weight": 0.01,
+        "config.dropout_rate": 0.2,
+        "config.dropout_warmup_epochs": 2,
+    },
     "snr": {},
     "qaconv_ms": {"config.channels": 64, "config.hidden": 128, "config.global_hidden": 128},
-    "daam": {"config.margin": 0.0, "config.target_from_epoch": 2},
+    "daam": {
+        "config.margin": 0.0,
+        "config.target_from_epoch": 4,
+        "config.target_weight": 0.2,
+        "config.dbscan_radius": 0.45,
+    },
 }
 """The methods' own settings at this size."""
 SPACES: Mapping[str, Mapping[str, object]] = {
@@ -51,7 +64,7 @@ SPACES: Mapping[str, Mapping[str, object]] = {
         },
         "config.dropout_warmup_epochs": {"int": {"low": 0, "high": 4}},
         "config.pair_centre_weight": {"float": {"low": 1e-3, "high": 1.0, "log": True}},
-        "config.pair_weight": {"float": {"low": 0.1, "high": 2.0, "log": True}},
+        "config.pair_weight": {"float": {"low": 0.3, "high": 10.0, "log": True}},
         "optimiser.lr": {"float": {"low": 2e-3, "high": 1e-2, "log": True}},
     },
     "qaconv_ms": {

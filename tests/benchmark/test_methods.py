@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from rayreid.benchmark.methods import CELLS, compare, folds_of, read_rows, run_cell, write_page
+from rayreid.benchmark.methods import (
+    CELLS,
+    compare,
+    folds_of,
+    read_rows,
+    refuse_leaks,
+    run_cell,
+    write_page,
+)
 from rayreid.benchmark.plan import Plan, cells, load_plan, narrowed
+from rayreid.protocols import Fold
 from rayreid.settings import checked
 from tests.miniature import MINIATURE
 
@@ -62,8 +71,9 @@ def test_a_cell_is_ranked_in_every_way_on_every_domain() -> None:
     plain, adabn, cosine, untrained, colours = rows
     assert cosine["unseen"] == plain["unseen"], "the baseline's own score"
     assert len({json.dumps(row["unseen"]) for row in (plain, adabn, untrained, colours)}) == 4
-    assert plain["macs per pair"] == 96
-    assert plain["bytes per image"] == 4 * 96
+    assert plain["costs"]["macs per pair"] == cosine["costs"]["macs per pair"] == 96
+    assert plain["costs"]["bytes per image"] == 4 * 96
+    assert not adabn["costs"], "no training, no scoring of its own"
 
 
 @pytest.mark.timeout(200)
@@ -94,8 +104,31 @@ def test_one_source_and_target_instead_of_folds() -> None:
     plan = narrowed(PLAN, ["baseline"], ["synthetic=law-9"])
     (fold,) = folds_of(plan, "synthetic=snow")
     assert (fold.sources, fold.held_out) == (("synthetic=snow",), "synthetic=law-9")
+    refuse_leaks(plan, [fold])
     with pytest.raises(ValueError, match="is the target and a source"):
-        folds_of(plan, "synthetic=law-9")
+        refuse_leaks(plan, folds_of(plan, "synthetic=law-9"))
+
+
+@pytest.mark.parametrize("where", ["unseen", "elsewhere"])
+def test_a_source_is_never_ranked_as_unseen(where: str) -> None:
+    leaking = PLAN.model_copy(update={where: ("synthetic=law-1", "synthetic=snow")})
+    with pytest.raises(ValueError, match="synthetic=snow is the target and a source"):
+        refuse_leaks(leaking)
+    # A domain that is held out and nowhere learnt from may be ranked.
+    refuse_leaks(leaking, [Fold(("synthetic=subway",), "synthetic=plaza-noon")])
+
+
+def test_what_a_plan_asks_for_now_is_run_now(tmp_path: Path) -> None:
+    plan = narrowed(PLAN, ["baseline"], ()).model_copy(update={"seeds": (0,)})
+    plan.entries["baseline"] = plan.entries["baseline"].model_copy(update={"also": ()})
+    folds = folds_of(plan, None)[:1]
+    told: list[str] = []
+    compare(plan, tmp_path, told.append, folds=folds, processes=1)
+    more = plan.model_copy(update={"elsewhere": ("synthetic=law-3",)})
+    (row,) = compare(more, tmp_path, told.append, folds=folds, processes=1)
+    assert set(row["elsewhere"]) == {"law-3"}
+    assert len(told) == 2
+    assert len(read_rows(tmp_path)) == 1
 
 
 def test_the_packaged_plan_is_one_for_all() -> None:

@@ -268,3 +268,14 @@ def test_neck_by_batch_is_training_mode_without_a_trace() -> None:
     by_batch = neck.by_batch(maps)
     assert all(torch.equal(before[name], value) for name, value in neck.state_dict().items())
     assert torch.allclose(by_batch, neck.train()(maps)[1])
+
+
+def test_frozen_statistics_that_do_not_fit_are_said_aloud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Trunk(TrunkSettings(name="test_resnet", ibn="b", frozen_norms=True))
+    assert "give weights learnt with IBN" in caplog.text
+    caplog.clear()
+    Trunk(TrunkSettings(name="test_resnet", ibn="b"))
+    Trunk(TrunkSettings(name="test_resnet", frozen_norms=True))
+    assert not caplog.text
