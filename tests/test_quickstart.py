@@ -12,10 +12,31 @@ import psutil
 import pytest
 import yaml
 
-from rayreid.quickstart.sizes import TRIALS, UNSEEN
+from rayreid.experiment import compose
+from rayreid.quickstart import _experiments, quickstart
+from rayreid.quickstart.sizes import ADAPTING, OWN, SMALL, SPACES, TRIALS, UNSEEN
 
 COMMAND = [sys.executable, "-c", "from rayreid.__main__ import main; main()", "quickstart", "--to"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_whatever_is_tuned_all_else_is_alike(method: str) -> None:
+    best = compose(method, SMALL, OWN[method], {"optimiser.lr": 1.5e-3})
+    experiments = _experiments(best)
+    assert experiments.pop(f"{method}, tuned") == best
+    methods = {"baseline", "gmn", "snr", "qaconv_ms", "daam"} - {method}
+    assert {e.method for e in experiments.values()} >= methods
+    for name, experiment in experiments.items():
+        assert experiment.optimiser == best.optimiser, name
+        assert experiment.sources == best.sources
+        assert (experiment.epochs, experiment.sampling) == (best.epochs, best.sampling)
+        assert bool(experiment.target) == (name in ADAPTING)
+
+
+def test_a_method_without_a_space_is_not_tuned_here(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no method to tune here, 'snr'"):
+        quickstart(tmp_path / "out", print, "snr")
 
 
 @pytest.mark.slow
@@ -30,6 +51,10 @@ def test_the_quickstart_leaves_what_it_promises(tmp_path: Path) -> None:
     page = (folder / "README.md").read_text()
     assert page in answer.stdout
     assert "One seed; not a benchmark" in page
+    first, adapting, *_ = page.split("Adapting is another task")
+    assert all(f"| {name} " in first for name in ("gmn, tuned", "snr", "qaconv_ms"))
+    assert "daam" not in first
+    assert "| daam " in adapting
     # The table is of this run: its figures are the means of those that were told.
     told = re.findall(r"mAP on (\S+): (.*)", answer.stdout)
     figures = [dict(re.findall(r"([^,:]+?) (\d\.\d{3})", line)) for _, line in told]
@@ -38,7 +63,10 @@ def test_the_quickstart_leaves_what_it_promises(tmp_path: Path) -> None:
         key = "tuned" if name == "gmn, tuned" else name
         values = [float({k.strip(): v for k, v in row.items()}[key]) for row in unseen]
         rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
-        (shown,) = [float(row[4].split("+-")[0]) for row in rows if row[1:2] == [name]]
+        # What adapts has a table of its own, of three columns.
+        (shown,) = [
+            float(row[4].split("+-")[0]) for row in rows if row[1:2] == [name] and len(row) == 7
+        ]
         assert shown == pytest.approx(sum(values) / len(values), abs=2e-3)
     assert len(re.findall(r"trial \d+/\d+ starts", answer.stdout)) == TRIALS
     assert "matched over HTTP" in answer.stdout
@@ -54,7 +82,7 @@ def test_the_quickstart_leaves_what_it_promises(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("line", ["Ray is up", "trial 2/", "baseline: epoch 1"])
+@pytest.mark.parametrize("line", ["Ray is up", "trial 2/", "gmn, tuned: epoch 1", "daam: epoch 1"])
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, line: str) -> None:
     log = tmp_path / "log"
     with log.open("w") as out:

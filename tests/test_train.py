@@ -22,7 +22,7 @@ from rayreid.data.views import as_images
 from rayreid.experiment import Experiment, compose, load_experiment
 from rayreid.nn.optimiser import optimiser_of, rate_after
 from rayreid.run import Run, commit, learn_here, open_sources
-from rayreid.train import train_on_ray
+from rayreid.train import learn_side_by_side, train_on_ray
 from tests.miniature import MINIATURE
 
 
@@ -152,6 +152,24 @@ def test_two_workers_learn_every_method(
     assert all(row["skipped"] == 0 for row in run.metrics())
     assert set(run.ranking()["seen"]) == {"snow", "subway"}
     assert load_trained(run.folder).experiment == run.experiment
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_runs_side_by_side_are_what_they_are_alone(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / f"seed{seed}", experiment(seed=seed, epochs=1)) for seed in (0, 1)]
+    sources = open_sources(runs[0].experiment)
+    told: list[tuple[str, int]] = []
+    learn_side_by_side(
+        runs, sources, lambda run: lambda m: told.append((run.folder.name, m["epoch"]))
+    )
+    assert sorted(told) == [("seed0", 1), ("seed1", 1)]
+    alone = Run(tmp_path / "alone", runs[1].experiment)
+    learn_here(alone, sources, lambda _: None)
+    assert losses(runs[1]) == losses(alone)
+    assert runs[1].ranking()["fingerprint"] == alone.ranking()["fingerprint"]
+    wrong = Run(tmp_path / "wrong", experiment(sampling__identities=99))
+    with pytest.raises(ValueError, match="too few for"):
+        learn_side_by_side([wrong], sources, lambda _: lambda _: None)
 
 
 @pytest.mark.usefixtures("ray_session")
