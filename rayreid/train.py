@@ -117,13 +117,13 @@ def learn_side_by_side(
             run.experiment.refuse_unless_adapting(bool(run.experiment.target))
             following.enter_context(_followed(run, listen(run)))
         shared: Any = ray.put(list(sources))
-        learning = [_learn_alone.remote(str(r.folder), r.experiment.tree(), shared) for r in runs]
+        task = ray.remote(num_cpus=1, max_retries=MAX_FAILURES)(_learn_alone)
+        learning = [task.remote(str(run.folder), run.experiment.tree(), shared) for run in runs]
         for mistake in ray.get(learning):
             if mistake:
                 raise mistake
 
 
-@ray.remote(num_cpus=1, max_retries=MAX_FAILURES)
 def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -> Exception | None:
     torch.set_num_threads(1)
     try:
