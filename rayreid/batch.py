@@ -9,8 +9,21 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-Images = Sequence[Path] | UInt8[np.ndarray, "n height width 3"]
-"""Crops as files, decoded when they are needed, or as RGB pixels already in memory."""
+
+@runtime_checkable
+class Picture(Protocol):
+    """An encoded image that is no file of its own: one of a shard, or of an archive."""
+
+    @property
+    def name(self) -> str:
+        """Return what tells the image from others, for messages and fingerprints."""
+
+    def read(self) -> bytes:
+        """Return the image, encoded."""
+
+
+Images = Sequence[Path | Picture] | UInt8[np.ndarray, "n height width 3"]
+"""Crops as encoded images, decoded when they are needed, or as RGB pixels already in memory."""
 
 
 @dataclass(frozen=True, eq=False)

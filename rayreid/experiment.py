@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rayreid.data.loading import LoadingSettings
 from rayreid.data.sampling import SamplingSettings
-from rayreid.data.sources import SyntheticSettings, canonical
+from rayreid.data.sources import SyntheticSettings, canonical, ranks_nobody
 from rayreid.data.views import ViewSettings
 from rayreid.method import Method
 from rayreid.methods import find_method
@@ -84,10 +84,10 @@ class Experiment(Settings):
     @field_validator("target")
     @classmethod
     def _canonical_target(cls, value: str) -> str:
-        if value.startswith("market1501_all="):
+        if ranks_nobody(value):
             raise ValueError(
-                "an adapting method may see a target's training crops alone, and market1501_all "
-                "has its query and gallery among them; write market1501="
+                "an adapting method may see a target's training crops alone, and with the option "
+                f"all {value} has its query and gallery among them; leave the option away"
             )
         return canonical(value) if value else ""
 

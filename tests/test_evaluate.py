@@ -12,7 +12,7 @@ from rayreid.batch import Census, Domain
 from rayreid.checkpoint import build, load_trained, save_trained
 from rayreid.cli import cli
 from rayreid.data.decoding import decode_all
-from rayreid.data.market1501 import read_market1501
+from rayreid.data.layouts.market1501 import read_market1501
 from rayreid.data.synthetic import draw_domain
 from rayreid.evaluate import evaluate
 from rayreid.experiment import compose

@@ -32,6 +32,6 @@ def test_a_target_among_the_sources_is_refused_however_it_is_written(
     refuse_target(sources, None)
     refuse_target(sources, "synthetic=subway")
     here = f"{tmp_path}/there/../here"
-    for target in ("synthetic=snow", f"market1501={here}", f"market1501_all={here}"):
+    for target in ("synthetic=snow", f"market1501={here}", f"market1501:all={here}"):
         with pytest.raises(ValueError, match="is the target and a source"):
             refuse_target(sources, target)

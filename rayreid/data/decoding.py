@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from rayreid.batch import Picture
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded. Pillow reads many more formats, each of them a way in for an upload."""
 
@@ -46,7 +48,7 @@ def decode_bytes(
 
 
 def decode_all(
-    paths: Sequence[Path],
+    images: Sequence[Path | Picture],
     height: int,
     width: int,
     *,
@@ -59,19 +61,23 @@ def decode_all(
     ``threads`` defaults to one per core, 8 at most. The first image, in order, that cannot
     be decoded raises what `decode` raises, and the images not yet begun are left alone.
     """
-    images = np.empty((len(paths), height, width, 3), dtype=np.uint8)
+    pixels = np.empty((len(images), height, width, 3), dtype=np.uint8)
 
     def fill(index: int) -> None:
-        images[index] = decode(paths[index], height, width)
+        image = images[index]
+        if isinstance(image, Path):
+            pixels[index] = decode(image, height, width)
+        else:
+            pixels[index] = decode_bytes(image.read(), image.name, height, width)
 
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
-        for _ in pool.map(fill, range(len(paths))):
+        for _ in pool.map(fill, range(len(images))):
             if progress is not None:
                 progress(1)
     finally:
         pool.shutdown(cancel_futures=True)
-    return images
+    return pixels
 
 
 def _decode(

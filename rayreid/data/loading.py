@@ -88,8 +88,8 @@ class Pixels:
         if isinstance(self.images, np.ndarray):
             chosen: UInt8[np.ndarray, "b h w 3"] = self.images[indices]
             return chosen
-        paths: list[Path] = [self.images[i] for i in indices]
-        return decode_all(paths, self.settings.height, self.settings.width)
+        encoded = [self.images[i] for i in indices]
+        return decode_all(encoded, self.settings.height, self.settings.width)
 
 
 class TrainingSet(Dataset[tuple[torch.Tensor, ...]]):
@@ -189,6 +189,7 @@ def fingerprint(domain: Domain) -> str:
         if isinstance(crops.images, np.ndarray):
             digest.update(np.ascontiguousarray(crops.images).tobytes())
         else:
-            for path in crops.images:
-                digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            for image in crops.images:
+                size = image.stat().st_size if isinstance(image, Path) else len(image.read())
+                digest.update(f"{image.name} {size}\n".encode())
     return digest.hexdigest()[:16]

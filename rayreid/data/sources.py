@@ -1,4 +1,4 @@
-"""Sources: data sets by name, written ``layout=location``."""
+"""Sources: data sets by name, ``layout=location`` or ``layout:option,option=location``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +6,11 @@ from pathlib import Path
 from pydantic import Field
 
 from rayreid.batch import Domain
+from rayreid.data.layouts import ALL, FOLDERS, parse_layout, read_layout
 from rayreid.data.loading import LoadingSettings, fingerprint
-from rayreid.data.market1501 import read_market1501, read_market1501_all
 from rayreid.data.synthetic import draw_domain, style_of
 from rayreid.settings import Settings, unknown
 
-FOLDERS = {"market1501": read_market1501, "market1501_all": read_market1501_all}
-"""Readers of public folder grammars by the layout's name."""
 LAYOUTS = ("synthetic", *FOLDERS)
 
 
@@ -44,11 +42,12 @@ def canonical(source: str) -> str:
             f"{source!r} is not a data set; write layout=location, "
             "e.g. synthetic=plaza-noon or market1501=/data/Market-1501"
         )
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
     if layout == "synthetic":
         style_of(location)
         return source
+    if layout.partition(":")[0] not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    parse_layout(layout)
     return f"{layout}={Path(location).expanduser().resolve()}"
 
 
@@ -56,6 +55,12 @@ def same_place(one: str, other: str) -> bool:
     """Return whether two sources show the same people, whatever layout they are read by."""
     one, other = canonical(one), canonical(other)
     return one.partition("=")[2] == other.partition("=")[2]
+
+
+def ranks_nobody(source: str) -> bool:
+    """Return whether a source is read with everybody in it to learn from."""
+    layout = source.partition("=")[0]
+    return ALL in layout.partition(":")[2].split(",")
 
 
 def domain_name(source: str) -> str:
@@ -74,5 +79,5 @@ def open_source(source: str, loading: LoadingSettings, synthetic: SyntheticSetti
             location, height=loading.height, width=loading.width, **synthetic.model_dump()
         )
     else:
-        domain = FOLDERS[layout](Path(location), domain_name(source))
+        domain = read_layout(layout, Path(location), domain_name(source))
     return replace(domain, fingerprint=fingerprint(domain))

@@ -189,18 +189,18 @@ def test_a_broken_file_is_named(market: Path, workers: int) -> None:
 def test_people_who_may_share_a_number_are_not_joined(market: Path) -> None:
     crop = market / "bounding_box_train" / "0005_c1s1_000009_00.jpg"
     Image.new("RGB", (30, 70)).save(crop)
-    with pytest.raises(ValueError, match="has identity 5 both in bounding_box_train and outside"):
-        open_source(f"market1501_all={market}", LOADING, SYNTHETIC)
+    with pytest.raises(ValueError, match="has identity 5 both among its training crops and among"):
+        open_source(f"market1501:all={market}", LOADING, SYNTHETIC)
 
 
 def test_nothing_adapts_to_the_crops_it_is_ranked_on(market: Path) -> None:
-    given = {"sources": ["synthetic=snow"], "target": f"market1501_all={market}"}
+    given = {"sources": ["synthetic=snow"], "target": f"market1501:all={market}"}
     with pytest.raises(ValueError, match="has its query and gallery among them"):
         compose("daam", given)
 
 
 def test_a_whole_set_is_there_to_learn_from(market: Path) -> None:
-    domain = open_source(f"market1501_all={market}", LOADING, SYNTHETIC)
+    domain = open_source(f"market1501:all={market}", LOADING, SYNTHETIC)
     assert sorted(set(domain.train.identities.tolist())) == [1, 2, 3, 4, 5, 6]
     assert len(domain.train) == 4 * 4 + 2 * 2 + 2 * 4
     assert domain.train.times is not None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rayreid.data.decoding import decode_all
-from rayreid.data.market1501 import read_market1501
+from rayreid.data.layouts.market1501 import read_market1501
 from rayreid.ranking import histogram
 from rayreid.ranking.histogram import colour_histogram, rgb_to_hsv
 from rayreid.ranking.metrics import rank

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayreid.data.market1501 import read_market1501
+from rayreid.data.layouts.market1501 import read_market1501
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
