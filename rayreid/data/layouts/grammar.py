@@ -40,6 +40,8 @@ class Layout:
     counts: Mapping[str, str] = field(default_factory=dict)
     """Of the full set, for each way to read it (options joined by commas, "" = none): crops and
     people of the parts that are known, as ``train 12936/751, query 3368/750, gallery 15913``."""
+    shares_people_with: frozenset[str] = frozenset()
+    """Layouts of sets in which some of the same people are: never source and target together."""
 
 
 @dataclass(frozen=True)
