@@ -92,7 +92,11 @@ class Batch:
 
 @runtime_checkable
 class Unlabelled(Protocol):
-    """The training crops of a target domain: their pictures, never their labels."""
+    """The training crops of a target domain: pictures and cameras, never who is on them."""
+
+    @property
+    def cameras(self) -> Int64[np.ndarray, " n"]:
+        """Return the camera of each crop, which nobody needs to annotate."""
 
     def __len__(self) -> int:
         """Return the number of crops."""

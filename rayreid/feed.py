@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributed import broadcast
 
@@ -25,12 +25,13 @@ class TargetCrops:
     """A target's training crops without their labels, as images on a device (`Unlabelled`)."""
 
     pixels: Pixels
+    cameras: Int64[np.ndarray, " n"]
     device: torch.device
 
     @classmethod
     def of(cls, crops: Crops, loading: LoadingSettings, device: torch.device) -> "TargetCrops":
         """Return the pictures of some crops at a resolution."""
-        return cls(Pixels(crops.images, loading), device)
+        return cls(Pixels(crops.images, loading), crops.cameras, device)
 
     def __len__(self) -> int:
         """Return the number of crops."""

@@ -5,7 +5,6 @@ import torch
 from rayreid.adabn import adapted_norms
 from rayreid.batch import Census
 from rayreid.checkpoint import build
-from rayreid.data.loading import Pixels
 from rayreid.data.sources import open_source
 from rayreid.experiment import compose
 from rayreid.feed import TargetCrops
@@ -17,7 +16,7 @@ def test_statistics_are_the_targets_and_weights_are_not_touched() -> None:
     domain = open_source("synthetic=law-7", experiment.loading, experiment.synthetic)
     method = build(experiment, Census({"snow": 4})).eval()
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    crops = TargetCrops(Pixels(domain.train.images, experiment.loading), torch.device("cpu"))
+    crops = TargetCrops.of(domain.train, experiment.loading, torch.device("cpu"))
     adapted = adapted_norms(method, crops, batch=8)
     for name, value in method.state_dict().items():
         assert torch.equal(value, before[name]), name

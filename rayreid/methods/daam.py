@@ -43,7 +43,7 @@ from rayreid.batch import Batch, Census, Unlabelled
 from rayreid.method import Method
 from rayreid.nn.adaptation import domain_accuracy, domain_loss, domain_probe, domain_similarity
 from rayreid.nn.attention import SplitAttention
-from rayreid.nn.clustering import dbscan, density_clusters, kmeans
+from rayreid.nn.clustering import centred_by_camera, dbscan, density_clusters, kmeans
 from rayreid.nn.domain_norm import separate_domains, source_statistics
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
 from rayreid.nn.neck import Neck, classifier
@@ -93,6 +93,13 @@ class DAAMConfig(Settings):
     dbscan_distance: Literal["jaccard", "euclidean"] = "jaccard"
     """DBSCAN's distance: of shared k-reciprocal neighbours, which takes about 40 bytes a pair of
     target crops, or between the embeddings, by which clusters of people in like clothes merge."""
+    centre_cameras: bool = True
+    """Whether clusters are of embeddings less the mean of their camera's: the other way they are
+    mostly of one camera, where cameras differ as much as those of several domains."""
+    jaccard_neighbours: int = Field(20, ge=1)
+    """k1 of the k-reciprocal neighbours; at most as many as a person has crops."""
+    jaccard_expansion: int = Field(6, ge=1)
+    """k2 of them: nearest neighbours over which a point's weights are averaged."""
     dbscan_radius: float = Field(0.6, gt=0)
     """Distance in which DBSCAN's points are neighbours."""
     dbscan_neighbours: int = Field(4, ge=1)
@@ -189,19 +196,24 @@ class DAAM(Method):
                 embeddings, config.neighbours, config.temperature, config.memory_momentum
             )
             return
+        points = embeddings
+        if config.centre_cameras:
+            cameras = torch.from_numpy(target.cameras).to(embeddings.device)
+            points = centred_by_camera(embeddings, cameras)
         if config.clustering == "dbscan":
-            labels = self._dense(embeddings)
+            labels = self._dense(points)
         else:
-            labels = kmeans(embeddings, config.kmeans_clusters, seed=0)
+            labels = kmeans(points, config.kmeans_clusters, seed=0)
         self.labels = Clusters(
             embeddings, labels, config.soften, config.soften_temperature, config.temperature
         )
 
-    def _dense(self, embeddings: Tensor) -> Tensor:
+    def _dense(self, points: Tensor) -> Tensor:
         config = self.config
         if config.dbscan_distance == "euclidean":
-            return dbscan(embeddings, config.dbscan_radius, config.dbscan_neighbours)
-        near = jaccard_distances(embeddings) <= config.dbscan_radius
+            return dbscan(points, config.dbscan_radius, config.dbscan_neighbours)
+        distances = jaccard_distances(points, config.jaccard_neighbours, config.jaccard_expansion)
+        near = distances <= config.dbscan_radius
         return density_clusters(near, config.dbscan_neighbours)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

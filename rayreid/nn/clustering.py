@@ -1,6 +1,7 @@
 """Clusterings of embeddings, for pseudo labels: the same points always give the same labels."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -62,6 +63,23 @@ def kmeans(
             break
     compact: Tensor = torch.unique(labels, return_inverse=True)[1]
     return compact
+
+
+def centred_by_camera(
+    points: Float[Tensor, "n d"], cameras: Int64[Tensor, " n"]
+) -> Float[Tensor, "n d"]:
+    """Return the points less the mean of their camera's, at unit length.
+
+    The points themselves where there is one camera.
+
+    Cameras pull crops together more than people do on a domain that was not learnt: clusters are
+    then of one camera.
+    """
+    _, which = cameras.unique(return_inverse=True)
+    count = int(which.max()) + 1
+    if count == 1:
+        return points
+    return F.normalize(points - cluster_means(points, which, count)[which])
 
 
 def cluster_means(

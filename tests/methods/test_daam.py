@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,17 @@ def unit(seed: int, *shape: int) -> Tensor:
 
 
 class Street:
-    """Crops of a target: a few people's, each with some noise of its own."""
+    """Crops of a target: a few people's, each with some noise of its own.
 
-    def __init__(self, crops: int = 24, people: int = 4):
+    Its cameras, one after the other, show all people.
+    """
+
+    def __init__(self, crops: int = 24, people: int = 4, cameras: int = 1):
         looks = random(100, people, 3, 64, 32)
         noise = 0.05 * random(101, crops, 3, 64, 32)
-        self.images = (looks[torch.arange(crops) % people] + noise).sigmoid()
+        self.people = np.arange(crops) % people
+        self.cameras = np.arange(crops) // people % cameras
+        self.images = (looks[self.people] + noise).sigmoid()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -364,6 +370,11 @@ def test_domain_losses_ignore_who_is_who(kind: str) -> None:
 # Pseudo labels.
 
 
+def _same_groups(labels: Tensor, groups: np.ndarray) -> bool:
+    pairs = set(zip(labels.tolist(), groups.tolist(), strict=True))
+    return len(pairs) == len(set(labels.tolist())) == len(set(groups.tolist()))
+
+
 def prepared(**config: object) -> DAAM:
     """Return a method that has labelled the street's crops."""
     method = daam(**config)
@@ -424,6 +435,21 @@ def test_the_street_is_clustered_by_its_people() -> None:
     method(batch())
     assert method.monitors()["clusters"].item() == 4
     assert method.monitors()["clustered"].item() == 1
+
+
+@pytest.mark.parametrize("kind", ["dbscan", "kmeans"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_what_a_camera_does_to_all_its_crops_makes_no_clusters(
+    kind: str, centred: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    street = Street(cameras=2)
+    person, camera = torch.eye(6), 9 * torch.eye(6)[4:]
+    seen = F.normalize(person[street.people] + camera[street.cameras])
+    monkeypatch.setattr(DAAM, "_embedded", lambda *_: seen)
+    method = daam(**CLUSTERED[kind] | {"kmeans_clusters": 4 if centred else 2}, dbscan_radius=0.4,
+                  centre_cameras=centred)  # fmt: skip
+    method.start_epoch(0, street)
+    assert _same_groups(method.labels.labels, street.people if centred else street.cameras)
 
 
 def test_cluster_loss_is_its_sum() -> None:

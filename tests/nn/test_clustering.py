@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayreid.nn.clustering import cluster_means, dbscan, kmeans
+from rayreid.nn.clustering import centred_by_camera, cluster_means, dbscan, kmeans
 
 SEEDS = st.integers(0, 10**6)
 
@@ -149,3 +149,27 @@ def test_cluster_means_are_means(seed: int, labels: list[int]) -> None:
             assert torch.allclose(means[k], torch.stack(members).mean(0), atol=1e-6)
         else:
             assert means[k].isnan().all()
+
+
+@given(seed=SEEDS, count=st.integers(4, 20), cameras=st.integers(2, 4))
+def test_cameras_are_centred_and_their_offsets_do_not_matter(
+    seed: int, count: int, cameras: int
+) -> None:
+    points = scattered(seed, count, 3)
+    which = torch.arange(count) % cameras
+    centred = centred_by_camera(points, which)
+    for camera in range(cameras):
+        own = points[which == camera]
+        wanted = own - own.mean(0)
+        length = wanted.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        assert torch.allclose(centred[which == camera], wanted / length, atol=1e-4)
+    offsets = 5 * scattered(seed + 1, cameras, 3)
+    moved = centred_by_camera(points + offsets[which], which * 7 - 3)
+    # A crop alone in its camera becomes zero, up to rounding that has no direction.
+    apart = torch.bincount(which)[which] > 1
+    assert torch.allclose(moved[apart], centred[apart], atol=1e-3)
+
+
+def test_one_camera_is_left_as_it_is() -> None:
+    points = scattered(0, 5, 3)
+    assert centred_by_camera(points, torch.full((5,), 9)) is points
