@@ -58,13 +58,14 @@ def evaluate(
     """
     experiment = trained.experiment
     domain = open_target(target, experiment)
-    query, gallery = domain.query, domain.gallery
-    if lift and (query.times is None or gallery.times is None):
+    if lift and (domain.query.times is None or domain.gallery.times is None):
         raise ValueError(
             f"{target} does not tell the times of its crops, which temporal lifting needs; "
             "rank it without"
         )
     crops = decoded(domain, experiment.loading, progress)
+    # Without those that cannot be decoded, where they are to be left out.
+    query, gallery = crops.query, crops.gallery
     method = trained.method.to(best_device())
     scores = Target(crops, experiment.loading).scores(method, progress)
     lifted = None
@@ -92,4 +93,4 @@ def rank_by_histogram(domain: Domain, loading: LoadingSettings) -> Ranking:
         colour_histogram(Pixels(part.images, at_its_size)[np.arange(len(part))])
         for part in (crops.query, crops.gallery)
     )
-    return ranked(queries @ gallery.T, domain.query, domain.gallery)
+    return ranked(queries @ gallery.T, crops.query, crops.gallery)

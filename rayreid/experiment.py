@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rayreid.data.loading import LoadingSettings
 from rayreid.data.sampling import SamplingSettings
 from rayreid.data.sources import SyntheticSettings, canonical, ranks_nobody
-from rayreid.data.views import ViewSettings
+from rayreid.data.views import ViewSettings, unfolded
 from rayreid.method import Method
 from rayreid.methods import find_method
 from rayreid.nn.optimiser import OptimiserSettings
@@ -116,7 +116,7 @@ class Experiment(Settings):
 
     def replaced(self, assignments: Mapping[str, object]) -> "Experiment":
         """Return this experiment under dotted assignments; `ValueError` for a mistake."""
-        return checked(Experiment, nested(dotted(self.tree()) | dict(assignments)))
+        return checked(Experiment, nested(dotted(self.tree()) | unfolded(assignments)))
 
     @property
     def fingerprint(self) -> str:
@@ -135,11 +135,11 @@ def compose(method: str, *layers: Mapping[str, object]) -> Experiment:
     A later layer wins over an earlier one, and each over the recipe, which wins over the
     defaults. Raises `ValueError`, a sentence for each mistake.
     """
-    assignments: dict[str, object] = {"method": method, **find_method(method).recipe}
+    assignments: dict[str, object] = {"method": method, **unfolded(find_method(method).recipe)}
     for layer in layers:
         if layer.get("method", method) != method:
             raise ValueError(f"these are settings of {layer['method']}, not of {method}")
-        assignments |= layer
+        assignments |= unfolded(layer)
     return checked(Experiment, nested(assignments))
 
 

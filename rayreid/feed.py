@@ -70,6 +70,7 @@ class Feed:
             self.crops.identities,
             self.crops.domains,
             self.crops.names,
+            cameras=self.crops.cameras,
             seed=experiment.seed,
             rank=rank,
             world=world,

@@ -24,7 +24,7 @@ from rayreid.gallery import Target
 from rayreid.learn import learn
 from rayreid.learner import Learner
 from rayreid.method import Method
-from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.summary import figures
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,19 @@ class Run:
 def open_sources(
     experiment: Experiment, parts: Sequence[str] = ("train", "query", "gallery")
 ) -> list[Domain]:
-    """Return the domains of an experiment's sources, ``parts`` decoded; errors as their readers."""
+    """Return the domains of an experiment's sources, ``parts`` decoded; errors as their readers.
+
+    Raises `ValueError` where two sources hold the same crops: one would be held out of a fold that
+    learns from the other.
+    """
     loading, synthetic = experiment.loading, experiment.synthetic
-    return [
-        decoded(open_source(source, loading, synthetic), loading, parts=parts)
-        for source in experiment.sources
-    ]
+    opened: dict[str, tuple[str, Domain]] = {}
+    for source in experiment.sources:
+        domain = open_source(source, loading, synthetic)
+        same, _ = opened.setdefault(domain.fingerprint, (source, domain))
+        if same != source:
+            raise ValueError(f"{source} and {same} hold the same crops: name each domain once")
+    return [decoded(domain, loading, parts=parts) for _, domain in opened.values()]
 
 
 def open_unlabelled(experiment: Experiment) -> Crops | None:
@@ -181,7 +188,9 @@ def _seen(source: Domain, experiment: Experiment, method: Method) -> dict[str, f
         return None
 
 
-def keep_evaluation(folder: Path, target: str, method: Ranking, reference: Ranking) -> None:
+def keep_evaluation(
+    folder: Path, target: str, method: Mapping[str, object], reference: Mapping[str, object]
+) -> None:
     """Add a target's figures to the ranking.json of a run's folder, where there is one."""
     path = folder / RANKING
     if path.is_file():
@@ -189,7 +198,7 @@ def keep_evaluation(folder: Path, target: str, method: Ranking, reference: Ranki
             recorded = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is not readable as JSON; the figures are not kept") from None
-        found = {"method": figures(method), "colour histogram": figures(reference)}
+        found = {"method": dict(method), "colour histogram": dict(reference)}
         recorded["targets"] = recorded.get("targets", {}) | {target: found}
         write_json(path, recorded)
 
@@ -242,17 +251,6 @@ def commit() -> str | None:
         return (git("describe", "--always", "--dirty", "--abbrev=12") or None) if ours else None
     except OSError:
         return None
-
-
-def figures(ranking: Ranking) -> dict[str, float]:
-    """Return a ranking's headline figures by name."""
-    return {
-        "mAP": ranking.map,
-        "rank1": ranking.cmc[0],
-        "mINP": ranking.minp,
-        "queries": ranking.queries,
-        "unmatched": ranking.unmatched,
-    }
 
 
 def write_yaml(path: Path, value: object) -> None:

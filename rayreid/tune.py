@@ -103,16 +103,18 @@ def study(
     `FailureError` where no trial came to its end.
     """
     refuse_target(experiment.sources, target)
-    leave_one_domain_out(experiment.sources)
+    folds = leave_one_domain_out(experiment.sources)
     start = start_within(space, experiment)
     folder = folder.absolute()
     if (folder / "study.yaml").exists():
         raise ValueError(f"{folder} holds a study already; give this one another --name")
     build(experiment, Census({"anybody": 2}))
     sources = dict(zip(experiment.sources, open_sources(experiment), strict=True))
-    for domain in sources.values():
-        # Each is held out in its turn: one without a query or gallery is found out here.
-        Target(domain, experiment.loading)
+    for held_out in (fold.held_out for fold in folds):
+        if held_out not in sources:  # the test part of a set that is learnt whole
+            (sources[held_out],) = open_sources(experiment.replaced({"sources": [held_out]}))
+        # One without a query or gallery is found out here.
+        Target(sources[held_out], experiment.loading)
     with session():
         _refuse_without_room(settings)
         return _search(experiment, space, start, sources, folder, settings, target, tell)

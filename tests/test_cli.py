@@ -93,7 +93,7 @@ def test_evaluate_ranks_input_that_was_not_drawn_here(results: Path, name: str) 
     assert answer.returncode == 0, answer.stderr
     kept = json.loads((results / "run" / "ranking.json").read_text())["targets"]
     found = kept[f"market1501={(SHARED / name).resolve()}"]
-    reference = {"multiviewx_a": 0.5753194, "multiviewx_b": 0.7638481}[name]
+    reference = {"multiviewx_a": 0.5747498, "multiviewx_b": 0.7618684}[name]
     assert found["colour histogram"]["mAP"] == pytest.approx(reference, abs=1e-3)
     assert 0 < found["method"]["mAP"] < 1
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from rayreid.data.views import ViewSettings
 from rayreid.experiment import compose, load_assignments, load_experiment
 from rayreid.methods import METHODS
 
@@ -65,3 +66,10 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     path.write_text("method: gnm\n")
     with pytest.raises(ValueError, match=f"{path}: .*did you mean 'gmn'"):
         load_experiment(path)
+
+
+def test_a_preset_of_views_lies_above_the_recipe_and_below_what_is_set() -> None:
+    made = compose("gmn", SNOW, {"views.preset": "none"})
+    assert made.views == ViewSettings(preset="none")
+    changed = made.replaced({"views.preset": "qaconv", "views.hue": 0.0})
+    assert changed.views == ViewSettings(preset="qaconv", hue=0.0)

@@ -2,69 +2,23 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.datasets import data
+from rayreid.cli.options import chosen_round, make_experiment, settings_options
+from rayreid.cli.ranking import evaluate, protocols
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
-if TYPE_CHECKING:
-    from rayreid.experiment import Experiment
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="rayreid")
 def cli() -> None:
     """Person re-identification that generalises: trained, tuned and served on Ray."""
-
-
-def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that make an experiment."""
-    for option in (
-        click.option("--source", "sources", multiple=True, metavar="LAYOUT=LOCATION",
-                     help="A domain to learn from, e.g. synthetic=snow; repeatable."),
-        click.option("--from", "file", type=click.Path(path_type=Path),
-                     help="Settings to start from (an experiment.yaml or best.yaml)."),
-        click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE",
-                     help="A setting, e.g. optimiser.lr=1e-3; repeatable."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def make_experiment(
-    method: str, sources: Iterable[str], file: Path | None, assignments: Iterable[str]
-) -> "Experiment":
-    """Return the experiment that the options describe."""
-    from rayreid.experiment import compose, load_assignments
-    from rayreid.settings import parse_assignment
-
-    layers: list[dict[str, object]] = []
-    if file:
-        layers.append(load_assignments(file))
-    layers.append(dict(map(parse_assignment, assignments)))
-    if sources := tuple(sources):
-        layers.append({"sources": sources})
-    elif not any("sources" in layer for layer in layers):
-        raise ValueError("no domain to learn from; add --source, e.g. --source synthetic=snow")
-    return compose(method, *layers)
-
-
-def counter(label: str) -> Callable[[int], None]:
-    """Return a progress that counts up on a terminal, and is silent in a file."""
-    done = 0
-
-    def add(more: int) -> None:
-        nonlocal done
-        done += more
-        if sys.stderr.isatty():
-            click.echo(f"\r{label}: {done}", nl=False, err=True)
-
-    return add
 
 
 @cli.command()
@@ -126,11 +80,13 @@ def methods(method: str | None) -> None:
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
               show_default=True, help="Folder of all runs; one that all nodes share.")  # fmt: skip
 def train(method: str, sources: tuple[str, ...], file: Path | None, assignments: tuple[str, ...],
-          workers: int, name: str | None, results: Path) -> None:  # fmt: skip
+          protocol: str | None, places: tuple[str, ...], workers: int, name: str | None,
+          results: Path) -> None:  # fmt: skip
     """Train METHOD; the same command again goes on where it was interrupted."""
     from rayreid.run import Run, learn_here, open_sources
 
-    experiment = make_experiment(method, sources, file, assignments)
+    learnt = chosen_round(protocol, places, "sources")
+    experiment = make_experiment(method, sources, file, assignments, learnt)
     run = Run(results / (name or f"{method}-{experiment.fingerprint}"), experiment)
     if run.finished:
         click.echo(f"{run.folder} is finished; remove it, or give another --name, to train again")
@@ -177,16 +133,18 @@ def train(method: str, sources: tuple[str, ...], file: Path | None, assignments:
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
               show_default=True, help="Folder of all studies.")  # fmt: skip
 def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
-         assignments: tuple[str, ...], target: str | None, study_assignments: tuple[str, ...],
-         name: str | None, results: Path) -> None:  # fmt: skip
+         assignments: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
+         target: str | None, study_assignments: tuple[str, ...], name: str | None,
+         results: Path) -> None:  # fmt: skip
     """Search SPACE for METHOD by leave-one-domain-out over the sources."""
     from rayreid.search_space import load_space, refuse_set_and_searched
     from rayreid.settings import checked, parse_assignment
     from rayreid.tune import StudySettings, study
 
+    learnt = chosen_round(protocol, places, "sources")
     searched = load_space(space)
     refuse_set_and_searched(searched, dict(map(parse_assignment, assignments)))
-    experiment = make_experiment(method, sources, file, assignments)
+    experiment = make_experiment(method, sources, file, assignments, learnt)
     settings = checked(StudySettings, dict(map(parse_assignment, study_assignments)))
     folder = results / (name or f"study-{method}-{experiment.fingerprint}")
     best = study(experiment, searched, folder, settings, target=target, tell=click.echo)
@@ -196,50 +154,6 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     for path in searched:
         click.echo(f"best {path} = {values[path]}")
     click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--target", "targets", multiple=True, required=True, metavar="LAYOUT=LOCATION",
-              help="A domain to rank, e.g. market1501=/data/Market-1501; repeatable.")  # fmt: skip
-@click.option("--temporal-lift", is_flag=True,
-              help="Also rank by scores lifted by the crops' times (TLift).")  # fmt: skip
-def evaluate(run: Path, targets: tuple[str, ...], temporal_lift: bool) -> None:
-    """Rank unseen domains with a trained RUN, beside the colour-histogram reference."""
-    from rayreid.checkpoint import load_trained
-    from rayreid.evaluate import Evaluation
-    from rayreid.evaluate import evaluate as rank_target
-    from rayreid.ranking.temporal_lift import LiftSettings
-    from rayreid.report import table
-    from rayreid.run import keep_evaluation
-
-    trained = load_trained(run)
-    method, lift = trained.experiment.method, LiftSettings() if temporal_lift else None
-    rows: list[tuple[object, ...]] = []
-    notes = []
-    results: list[Evaluation] = []
-    for target in targets:
-        result = rank_target(trained, target, counter(f"ranking {target}, crops"), lift)
-        own = f"{method} (adapted)" if result.adapted else method
-        for name, r in ((own, result.ranking), (f"{own} + temporal lift", result.lifted),
-                        ("colour histogram", result.reference)):  # fmt: skip
-            if r:
-                rows.append((target, name, r.rank1, r.map, r.minp, r.queries))
-        if result.ranking.unmatched:
-            notes.append(f"{target}: {result.ranking.unmatched} queries have no match; left out")
-        if result.adapted:
-            notes.append(
-                f"{method} has learnt from unlabelled crops of {target}: to be compared with what "
-                "adapts, not with what generalises"
-            )
-        if result.seen:
-            notes.append(f"{target} is a source of this run: not an unseen domain")
-        results.append(result)
-    click.echo(table(("target", "scores by", "R1", "mAP", "mINP", "queries"), rows))
-    for note in notes:
-        click.echo(note)
-    for result in results:
-        keep_evaluation(run, result.target, result.ranking, result.reference)
 
 
 @cli.command()
@@ -269,3 +183,5 @@ def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
 
 cli.add_command(benchmark)
 cli.add_command(data)
+cli.add_command(evaluate)
+cli.add_command(protocols)

@@ -19,6 +19,18 @@ def synthetic_benchmark(seeds: int) -> None:
     click.echo(synthetic(seeds, tell=lambda line: click.echo(line, err=True)))
 
 
+@benchmark.command("data")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=30, show_default=True,
+              help="Batches of each way, whose median counts.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/data"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def data_benchmark(rounds: int, to: Path) -> None:
+    """Measure how fast crops come from JPEGs, and from the cache, into a batch."""
+    from rayreid.benchmark.data import data
+
+    click.echo(data(to, tell=lambda line: click.echo(line, err=True), rounds=rounds))
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

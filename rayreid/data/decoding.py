@@ -1,18 +1,33 @@
-"""Crops from files or uploads to RGB pixels, with limits on what is believed."""
+"""Crops from files or uploads to RGB pixels, with limits on what is believed.
+
+The pixels do not depend on what is installed: simplejpeg, where there is one, decodes JPEGs to the
+same bytes as Pillow at more than twice its speed, and torch resizes on every machine.
+"""
 
 import os
+import stat
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BufferedReader, BytesIO
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch.nn import functional as F
 
 from rayreid.batch import Picture
+
+try:
+    from simplejpeg import decode_jpeg, decode_jpeg_header
+except ImportError:
+    TURBO = False
+else:
+    TURBO = True
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded. Pillow reads many more formats, each of them a way in for an upload."""
@@ -20,31 +35,57 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: a small file can ask for gigabytes."""
 
+MAX_BYTES = 4 * MAX_PIXELS
+"""Larger files are refused before they are read."""
+
 # What Pillow's decoders raise on damaged bytes; OSError covers truncation and I/O.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
+# By EXIF's number of how a camera was held.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that could not be decoded: its place among the others, and why, in a sentence."""
+
+    index: int
+    reason: str
+
 
 def decode(path: Path, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Return the image in a file as RGB, resized to height x width (bilinear, antialiased).
+    """Return the image in a file as `decode_bytes` does.
 
-    Raises FileNotFoundError when there is no such file, ValueError when it holds no image
-    that can be decoded or one of more than `MAX_PIXELS` pixels.
+    Raises FileNotFoundError when there is no such file, ValueError when it is no regular file, of
+    more than `MAX_BYTES`, or what `decode_bytes` refuses.
     """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image at {path}: check the path") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image ({error.strerror})") from error
-    with file:
-        return _decode(file, str(path), height, width)
+    return decode_bytes(_contents(path), str(path), height, width)
 
 
 def decode_bytes(
     data: bytes, name: str, height: int, width: int
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Return the encoded image in ``data`` like `decode`; ``name`` is for the error messages."""
-    return _decode(BytesIO(data), name, height, width)
+    """Return an encoded image as RGB, resized to height x width (bilinear, antialiased).
+
+    Grey and palettes become RGB, CMYK and YCCK too; of 16 bits a channel the upper 8 are kept;
+    colour profiles are left alone. Transparent pixels lie on black, the zeros that also fill the
+    border of a shifted crop, as the colours hidden in them are leftovers that nobody sees. A camera
+    held sideways stores a person lying and says so in EXIF: the image is turned upright, as other
+    cameras see people. Of an animation this is the first picture.
+
+    Raises ValueError, which starts with ``name``, for what is no image of `FORMATS`, is damaged or
+    truncated, or has more than `MAX_PIXELS` pixels.
+    """
+    rgb = _decoded_by_turbo(data) if TURBO else None
+    return _resized(_decoded_by_pillow(data, name) if rgb is None else rgb, height, width)
 
 
 def decode_all(
@@ -54,39 +95,101 @@ def decode_all(
     *,
     progress: Callable[[int], object] | None = None,
     threads: int | None = None,
+    broken: list[Broken] | None = None,
+    into: UInt8[np.ndarray, "n {height} {width} 3"] | None = None,
 ) -> UInt8[np.ndarray, "n {height} {width} 3"]:
-    """Return all images, in order, decoded on a few threads (Pillow releases the GIL).
+    """Return all images, in order, decoded on a few threads (the decoders release the GIL).
 
     ``progress`` is called on the calling thread with the number of images done since its last call.
-    ``threads`` defaults to one per core, 8 at most. The first image, in order, that cannot
-    be decoded raises what `decode` raises, and the images not yet begun are left alone.
+    ``threads`` defaults to one per core, 8 at most. The pixels are written to ``into``, e.g. a
+    memory map, where it is given, and it is returned.
+
+    The first image, in order, that cannot be decoded raises what `decode` raises, and the images
+    not yet begun are left alone. With a list as ``broken``, such images are appended to it, in
+    order, instead, and their pixels are zeros.
     """
-    pixels = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    pixels = np.empty((len(images), height, width, 3), np.uint8) if into is None else into
+    assert len(pixels) == len(images)
 
-    def fill(index: int) -> None:
+    def fill(index: int) -> Broken | None:
         image = images[index]
-        if isinstance(image, Path):
-            pixels[index] = decode(image, height, width)
-        else:
-            pixels[index] = decode_bytes(image.read(), image.name, height, width)
+        try:
+            if isinstance(image, Path):
+                pixels[index] = decode(image, height, width)
+            else:
+                pixels[index] = decode_bytes(image.read(), image.name, height, width)
+        except (ValueError, OSError) as error:
+            if broken is None:
+                raise
+            pixels[index] = 0
+            return Broken(index, str(error))
+        return None
 
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
-    try:
-        for _ in pool.map(fill, range(len(images))):
-            if progress is not None:
-                progress(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for failed in _in_order(fill, len(images), threads or min(8, os.cpu_count() or 1)):
+        if broken is not None and failed is not None:
+            broken.append(failed)
+        if progress is not None:
+            progress(1)
     return pixels
 
 
-def _decode(
-    file: BufferedReader | BytesIO, name: str, height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Decode an open file, so that files and uploads obey the same limits."""
+def _in_order(
+    fill: Callable[[int], Broken | None], count: int, threads: int
+) -> Iterator[Broken | None]:
+    if threads == 1:
+        yield from map(fill, range(count))
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(fill, range(count))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        # To open a pipe would be to wait for somebody who writes to it.
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} cannot be read as an image: it is a folder or a device")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes: no crop is that large")
+        return path.read_bytes()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {path.readlink()}, where no image is: unpack the data set "
+                "again, or remove the link"
+            ) from None
+        raise FileNotFoundError(f"no image at {path}: check the path") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error.strerror})") from error
+
+
+def _decoded_by_turbo(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return the pixels of an undamaged JPEG that needs no turning, or None: Pillow's part then.
+
+    Both have libjpeg-turbo beneath them, and its slow DCT and smooth upsampling.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or b"Exif" in data or b"tiff:Orientation" in data:
+        return None
+    try:
+        height, width, colours, _ = decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
+            return None
+        rgb: UInt8[np.ndarray, "h w 3"] = decode_jpeg(data, fastdct=False, fastupsample=False)
+        return rgb
+    except ValueError:
+        # Any warning of libjpeg's, so that Pillow decides what is damaged, here as elsewhere.
+        return None
+
+
+def _decoded_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    if not data:
+        raise ValueError(f"{name} is an empty file and not an image: replace it")
     try:
         # open() reads the header alone: nothing is decoded before the size is known.
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(
             f"{name} is not an image in a format that is read ({', '.join(FORMATS)})"
@@ -99,13 +202,42 @@ def _decode(
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(_too_large(name))
         try:
-            # Pillow wants a palette with transparency to go through RGBA; alpha is dropped.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            rgb = opaque.convert("RGB")
+            # A copy, because Pillow's own buffer is read-only and torch warns about such arrays.
+            return np.array(_upright(image))
         except _DAMAGE as error:
             raise ValueError(f"{name} is a damaged image ({error}): replace it") from error
-    # A copy, because Pillow's own buffer is read-only and torch warns about such arrays.
-    return np.array(rgb.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an opened image as RGB, the way it is to be looked at."""
+    if image.mode.startswith("I"):
+        # 16 bits of grey: Pillow's conversion clips them at 255, where it keeps the upper 8
+        # of 16 bits of colour.
+        rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size)
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE:
+        # The notes about a picture may be damaged where the picture is not: it is as stored.
+        turn = None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _resized(
+    rgb: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """Resize as Pillow does, in whole numbers: three times as fast, within one grey level."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    # The batch of one comes first: its strides then say channels last, which the result's follow.
+    image = torch.from_numpy(rgb)[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
 
 
 def _too_large(name: str) -> str:

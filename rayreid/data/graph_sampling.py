@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int64
 
-from rayreid.data.sampling import SamplingSettings, crops_by_identity
+from rayreid.data.crop_choice import crops_by_camera, crops_by_identity, shares
+from rayreid.data.sampling import SamplingSettings
+
+Hands = dict[tuple[int, int], list[int]]
+"""The crops of an identity, and of one of its cameras, that are still to be dealt."""
 
 
 class GraphSampler:
@@ -20,7 +24,7 @@ class GraphSampler:
     each. An epoch passes all identities of the largest domain once, or a random part of them where
     it has fewer steps. Each identity deals its shuffled crops in turn, those of an epoch's start
     drawn anew, so that an epoch follows from (seed, epoch, scores) alone (the authors' code goes
-    on where the last epoch stopped).
+    on where the last epoch stopped). Of crops spread over cameras, each camera deals its own.
 
     Raises `ValueError` for a domain with fewer than P identities.
     """
@@ -32,12 +36,14 @@ class GraphSampler:
         domains: Int64[np.ndarray, " n"],
         names: Sequence[str],
         *,
+        cameras: Int64[np.ndarray, " n"] | None = None,
         seed: int,
         rank: int = 0,
         world: int = 1,
     ):
         self.settings, self.seed, self.rank, self.world = settings, seed, rank, world
         self.crops = crops_by_identity(identities)
+        self.cameras = crops_by_camera(self.crops, cameras if settings.across_cameras else None)
         self.people = [np.unique(identities[domains == d]) for d in range(len(names))]
         for name, people in zip(names, self.people, strict=True):
             if len(people) < max(settings.identities, world):
@@ -68,10 +74,10 @@ class GraphSampler:
         groups = [self._groups(n, rng.spawn(1)[0]) for n in neighbours]
         # Who goes with whom is known to all ranks; which crops of them is this rank's.
         own = np.random.default_rng((self.seed, epoch, 4, self.rank))
-        dealt: dict[int, list[int]] = {}
+        hands: Hands = {}
         for _ in range(steps):
             batch = [
-                self._deal(int(people[i]), dealt, own)
+                self._deal(int(people[i]), hands, own)
                 for people, group in zip(self.people, groups, strict=True)
                 for i in next(group)
             ]
@@ -85,14 +91,16 @@ class GraphSampler:
             for i in order:
                 yield np.append(neighbours[i], i)
 
-    def _deal(
-        self, person: int, dealt: dict[int, list[int]], rng: np.random.Generator
-    ) -> Int64[np.ndarray, " k"]:
-        hand = dealt.setdefault(person, [])
-        while len(hand) < self.settings.crops:
-            hand += rng.permutation(self.crops[person]).tolist()
-        chosen, dealt[person] = hand[: self.settings.crops], hand[self.settings.crops :]
-        return np.array(chosen)
+    def _deal(self, person: int, hands: Hands, rng: np.random.Generator) -> Int64[np.ndarray, " k"]:
+        parts, dealt = self.cameras[person], []
+        wanted = shares([len(part) for part in parts], self.settings.crops, rng)
+        for camera, (crops, count) in enumerate(zip(parts, wanted, strict=True)):
+            hand = hands.setdefault((person, camera), [])
+            while len(hand) < count:
+                hand += rng.permutation(crops).tolist()
+            dealt += hand[:count]
+            del hand[:count]
+        return np.array(dealt)
 
 
 def nearest(scores: Float[np.ndarray, "n n"], count: int) -> Int64[np.ndarray, "n count"]:

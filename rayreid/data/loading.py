@@ -1,36 +1,20 @@
 """Loading: from labelled crops to uint8 pixels in memory, and to batches."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from rayreid.batch import Census, Crops, Domain, Images
 from rayreid.data.decoding import decode_all
-from rayreid.settings import Settings
+from rayreid.data.keeping import Kept, keep
+from rayreid.data.keeping import LoadingSettings as LoadingSettings
 
 log = logging.getLogger(__name__)
-
-
-class LoadingSettings(Settings):
-    """Resolution of the crops, and how they come into memory."""
-
-    height: int = Field(256, ge=16, le=2048)
-    """Height that crops are resized to, in pixels."""
-    width: int = Field(128, ge=16, le=2048)
-    """Width that crops are resized to, in pixels."""
-    memory_gib: float = Field(4.0, ge=0)
-    """A part of a domain (training, query or gallery crops) is kept decoded up to this size, in
-    GiB; a larger one is decoded as it is read."""
-    workers: int = Field(0, ge=0, le=64)
-    """Loader processes; 0 reads in the training process, enough where crops are kept."""
 
 
 def decoded(
@@ -40,36 +24,43 @@ def decoded(
     *,
     parts: Sequence[str] = ("train", "query", "gallery"),
 ) -> Domain:
-    """Return the domain with the crops of some parts decoded into memory, where they fit.
+    """Return the domain with the crops of some parts decoded, in memory or in the cache.
 
-    ``progress`` is called with the number of crops decoded since its last call.
+    A part that fits is decoded into memory. A larger one, one of a packed set, and every one
+    where a folder for the cache was chosen, is a memory map there, which the processes of a node
+    share. ``progress`` is called with the number of crops done since its last call.
+
+    Raises what decoding raises; with ``on_error=skip`` crops that cannot be decoded are left out
+    instead, and `ValueError` says where they are too many.
     """
-    budget = settings.memory_gib * 2**30
 
-    def in_memory(part: str) -> Crops:
+    def pixels_of(part: str) -> Crops:
         crops: Crops = getattr(domain, part)
-        size = len(crops) * settings.height * settings.width * 3
-        if isinstance(crops.images, np.ndarray) or part not in parts:
+        if part not in parts or not len(crops) or isinstance(crops.images, np.ndarray):
             return crops
-        if size > budget:
-            log.warning(
-                "%d %s crops of %s take %.1f GiB decoded, more than loading.memory_gib=%g: "
-                "decoding them as they are read",
-                len(crops),
-                part,
-                crops.domain,
-                size / 2**30,
-                settings.memory_gib,
-            )
+        what = f"{len(crops)} {part} crops of {crops.domain}"
+        kept = keep(crops.images, what, settings, progress)
+        if kept is None:
             return crops
-        pixels = decode_all(crops.images, settings.height, settings.width, progress=progress)
-        return replace(crops, images=pixels)
+        if kept.broken:
+            reason = kept.broken[0].reason
+            log.warning("%d of %s are left out, the first: %s", len(kept.broken), what, reason)
+        return _with_pixels(crops, kept)
 
+    train, query, gallery = map(pixels_of, ("train", "query", "gallery"))
+    return replace(domain, train=train, query=query, gallery=gallery)
+
+
+def _with_pixels(crops: Crops, kept: Kept) -> Crops:
+    """Return decoded crops, without the labels of those that were left out."""
+    whole = np.ones(len(crops), bool)
+    whole[[one.index for one in kept.broken]] = False
     return replace(
-        domain,
-        train=in_memory("train"),
-        query=in_memory("query"),
-        gallery=in_memory("gallery"),
+        crops,
+        images=kept.pixels,
+        identities=crops.identities[whole],
+        cameras=crops.cameras[whole],
+        times=None if crops.times is None else crops.times[whole],
     )
 
 
@@ -86,7 +77,7 @@ class Pixels:
     def __getitem__(self, indices: Int64[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w 3"]:
         """Return the pixels of some crops."""
         if isinstance(self.images, np.ndarray):
-            chosen: UInt8[np.ndarray, "b h w 3"] = self.images[indices]
+            chosen: UInt8[np.ndarray, "b h w 3"] = np.asarray(self.images[indices])
             return chosen
         encoded = [self.images[i] for i in indices]
         return decode_all(encoded, self.settings.height, self.settings.width)
@@ -179,17 +170,3 @@ def loaded(
         if isinstance(batch, Exception):
             raise batch
         yield tuple(batch)
-
-
-def fingerprint(domain: Domain) -> str:
-    """Return a short hash of a domain as it was opened, before any file is decoded."""
-    digest = hashlib.sha256()
-    for crops in (domain.train, domain.query, domain.gallery):
-        digest.update(crops.identities.tobytes() + crops.cameras.tobytes())
-        if isinstance(crops.images, np.ndarray):
-            digest.update(np.ascontiguousarray(crops.images).tobytes())
-        else:
-            for image in crops.images:
-                size = image.stat().st_size if isinstance(image, Path) else len(image.read())
-                digest.update(f"{image.name} {size}\n".encode())
-    return digest.hexdigest()[:16]

@@ -6,12 +6,18 @@ from pathlib import Path
 from pydantic import Field
 
 from rayreid.batch import Domain
+from rayreid.data.cache import cache_place
+from rayreid.data.content import fingerprint
 from rayreid.data.layouts import ALL, FOLDERS, parse_layout, read_layout
-from rayreid.data.loading import LoadingSettings, fingerprint
+from rayreid.data.layouts.grammar import everybody
+from rayreid.data.loading import LoadingSettings
+from rayreid.data.packed import read_packed
+from rayreid.data.storage import canonical_address, last_part, without_options
 from rayreid.data.synthetic import draw_domain, style_of
 from rayreid.settings import Settings, unknown
 
-LAYOUTS = ("synthetic", *FOLDERS)
+PACKED = "packed"
+LAYOUTS = ("synthetic", PACKED, *FOLDERS)
 
 
 class SyntheticSettings(Settings):
@@ -34,7 +40,8 @@ class SyntheticSettings(Settings):
 def canonical(source: str) -> str:
     """Return ``layout=location`` with its path made absolute, so that it is one on all nodes.
 
-    Raises `ValueError` for another grammar, an unknown layout or an unknown drawn domain.
+    The address of a packed set in an object store stays an address. Raises `ValueError` for another
+    grammar, an unknown layout, an unknown drawn domain, or an address that cannot be one.
     """
     layout, equals, location = source.partition("=")
     if not equals or not location:
@@ -47,37 +54,66 @@ def canonical(source: str) -> str:
         return source
     if layout.partition(":")[0] not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
+    if is_packed(layout):
+        if layout not in (PACKED, f"{PACKED}:{ALL}"):
+            raise unknown(f"option of the layout {PACKED}", layout.partition(":")[2], [ALL])
+        return f"{layout}={canonical_address(location)}"
     parse_layout(layout)
     return f"{layout}={Path(location).expanduser().resolve()}"
 
 
 def same_place(one: str, other: str) -> bool:
-    """Return whether two sources show the same people, whatever layout they are read by."""
-    one, other = canonical(one), canonical(other)
-    return one.partition("=")[2] == other.partition("=")[2]
+    """Return whether two sources show the same people, whatever layout they are read by.
+
+    How an address in an object store is reached does not count.
+    """
+    place, other_place = (
+        without_options(canonical(source).partition("=")[2]) for source in (one, other)
+    )
+    return place == other_place
 
 
 def ranks_nobody(source: str) -> bool:
-    """Return whether a source is read with everybody in it to learn from."""
-    layout = source.partition("=")[0]
-    return ALL in layout.partition(":")[2].split(",")
+    """Return whether a source is there to learn from alone: everybody in it, or by its nature."""
+    name, _, options = source.partition("=")[0].partition(":")
+    return ALL in options.split(",") or (name in FOLDERS and FOLDERS[name].train_only)
+
+
+def test_part_of(source: str) -> str | None:
+    """Return the source that ranks what a source has to rank; None where that is nobody."""
+    layout, _, location = source.partition("=")
+    name, _, options = layout.partition(":")
+    if name in FOLDERS and FOLDERS[name].train_only:
+        return None
+    others = [word for word in options.split(",") if word not in ("", ALL)]
+    return f"{name}{':' if others else ''}{','.join(others)}={location}"
 
 
 def domain_name(source: str) -> str:
-    """Return the short name of a source: the drawn domain's, or the folder's."""
-    return Path(source.partition("=")[2]).name
+    """Return the short name of a source: the drawn domain's, or that of the folder or prefix."""
+    layout, _, location = source.partition("=")
+    return last_part(location) if is_packed(layout) else Path(location).name
+
+
+def is_packed(layout: str) -> bool:
+    """Return whether a layout, with or without options, is that of packed sets."""
+    return layout.partition(":")[0] == PACKED
 
 
 def open_source(source: str, loading: LoadingSettings, synthetic: SyntheticSettings) -> Domain:
     """Return the domain of a source.
 
-    Raises `ValueError` or `FileNotFoundError` as its reader does.
+    Raises `ValueError`, `FileNotFoundError` or `OSError` as its reader does.
     """
     layout, _, location = canonical(source).partition("=")
     if layout == "synthetic":
         domain = draw_domain(
             location, height=loading.height, width=loading.width, **synthetic.model_dump()
         )
+    elif is_packed(layout):
+        domain = read_packed(location, domain_name(source))
+        domain = everybody(domain) if ranks_nobody(source) else domain
     else:
         domain = read_layout(layout, Path(location), domain_name(source))
-    return replace(domain, fingerprint=fingerprint(domain))
+    place = cache_place(loading.cache)
+    return replace(domain, fingerprint=fingerprint(domain, place and place.hashes))

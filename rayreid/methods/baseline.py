@@ -14,6 +14,8 @@ and the cosine of the twins ranks a gallery.
 
 Left out: the paper's centre loss and random erasing, which hurt on unseen domains (the
 practice of M3L and SNR).
+
+`rayreid benchmark methods` (four folds, three seeds): unseen mAP .310, of its own domains .777.
 """
 
 from collections.abc import Mapping

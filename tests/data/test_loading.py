@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rayreid.batch import Crops, Domain
+from rayreid.data.cache import MappedPixels
 from rayreid.data.loading import LoadingSettings, Pixels, TrainingSet, decoded, loaded
 from rayreid.data.sampling import IdentitySampler, SamplingSettings
 
@@ -22,7 +24,7 @@ CENSUS = {"one": 3, "two": 3, "three": 2}
 NAMES = tuple(PEOPLE)
 
 
-def settings(**options: float) -> LoadingSettings:
+def settings(**options: float | str) -> LoadingSettings:
     return LoadingSettings(height=HEIGHT, width=WIDTH, **options)
 
 
@@ -60,7 +62,7 @@ def domain(name: str, convert: Callable[[Crops, str], Crops] = lambda crops, _: 
     return Domain(name, **{part: convert(coloured(name, who), part) for part, who in parts.items()})
 
 
-@pytest.fixture(scope="module", params=["arrays", "decoded", "lazy", "mixed"])
+@pytest.fixture(scope="module", params=["arrays", "decoded", "cached", "lazy", "mixed"])
 def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     """Return the training set of all domains, their crops in memory, as files, or some of each."""
     root = tmp_path_factory.mktemp("files")
@@ -69,6 +71,8 @@ def crops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if request.param == "arrays" or (request.param == "mixed" and name == "one"):
             return domain(name)
         files = domain(name, lambda crops, part: on_disk(crops, root / name / part))
+        if request.param == "cached":
+            return decoded(files, settings(cache=str(root / "cache")))
         if request.param == "decoded" or name == "two":
             return decoded(files, settings())
         return files
@@ -173,20 +177,137 @@ def test_only_the_parts_asked_for_are_decoded(tmp_path: Path) -> None:
     assert isinstance(made.gallery.images, np.ndarray)
 
 
-def test_a_set_above_the_budget_stays_files_and_says_so(
+# Room for the gallery's three crops to the byte, and so for the query's two.
+BUDGET = 3 * HEIGHT * WIDTH * 3 / 2**30
+
+
+def test_without_a_cache_a_set_above_the_budget_stays_files_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = domain("two", lambda crops, part: on_disk(crops, tmp_path / part))
-    # Room for the gallery's three crops to the byte, and so for the query's two.
-    budget = 3 * HEIGHT * WIDTH * 3 / 2**30
     with caplog.at_level(logging.WARNING):
-        made = decoded(files, settings(memory_gib=budget))
+        made = decoded(files, settings(memory_gib=BUDGET, cache="none"))
     assert made.train.images == files.train.images
     assert isinstance(made.query.images, np.ndarray)
     assert isinstance(made.gallery.images, np.ndarray)
     (record,) = caplog.records
     assert "6 train crops of two" in record.getMessage()
     assert "loading.memory_gib" in record.getMessage()
+    with pytest.raises(ValueError, match=r"6 train crops of two .* to know which cannot be decod"):
+        decoded(files, settings(memory_gib=BUDGET, cache="none", on_error="skip"))
+
+
+def test_what_does_not_fit_into_memory_goes_into_the_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = domain("two", lambda crops, part: on_disk(crops, tmp_path / part))
+    steps: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        made = decoded(files, settings(memory_gib=BUDGET), steps.append)
+        again = decoded(files, settings(memory_gib=BUDGET), steps.append)
+    assert sum(steps) == 2 * (6 + 2 + 3)
+    assert f"they are kept in {tmp_path}/xdg/rayreid" in caplog.messages[0]
+    for found in (made, again):
+        assert isinstance(found.train.images, MappedPixels)
+        assert not isinstance(found.gallery.images, MappedPixels)
+        np.testing.assert_array_equal(found.train.images, domain("two").train.images)
+    assert len(list((tmp_path / "xdg").rglob("*.pixels"))) == 1
+
+
+def test_what_fits_into_memory_leaves_nothing_on_the_disk(tmp_path: Path) -> None:
+    files = domain("two", lambda crops, part: on_disk(crops, tmp_path / part))
+    decoded(files, settings())
+    assert not (tmp_path / "xdg").exists()
+
+
+def test_a_chosen_cache_holds_every_part_by_content_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cache"
+
+    def cached(files: Domain, **options: float | str) -> int:
+        made = decoded(files, settings(cache=str(place)).model_copy(update=options))
+        for part in ("train", "query", "gallery"):
+            assert isinstance(getattr(made, part).images, MappedPixels)
+        return len(list(place.glob("*.pixels")))
+
+    files = domain("two", lambda crops, part: on_disk(crops, tmp_path / "a" / part))
+    assert cached(files) == 3
+    # The same crops in another place are the same crops.
+    assert cached(domain("two", lambda crops, part: on_disk(crops, tmp_path / "b" / part))) == 3
+    assert cached(files, height=HEIGHT + 1) == 6
+    assert cached(files, height=WIDTH, width=HEIGHT) == 9
+    Image.new("RGB", (11, 37), (1, 2, 3)).save(files.query.images[0])
+    assert cached(files) == 10
+    monkeypatch.setattr("rayreid.data.keeping.DECODER", "another")
+    assert cached(files) == 13
+
+
+def test_a_place_for_the_cache_is_one_wherever_a_worker_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings(cache="sub/cache").cache == str(tmp_path / "sub" / "cache")
+    for same in ("", "none", "~/cache", "/scratch"):
+        assert settings(cache=same).cache == same
+
+
+def damaged(tmp_path: Path, *broken: int) -> Domain:
+    """Return a domain of forty training crops, some of them no images."""
+    crops = on_disk(coloured("one", [3, 7, 9, 7] * 10), tmp_path / "train")
+    crops = replace(crops, times=np.arange(40.0))
+    for index in broken:
+        crops.images[index].write_bytes(b"no image")
+    return Domain("one", crops, *[coloured("one", [2])] * 2)
+
+
+@pytest.mark.parametrize("cache", ["", "chosen"])
+def test_crops_that_cannot_be_decoded_are_left_out_and_told(
+    tmp_path: Path, cache: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Seven crops at a time: a crop is known by its place in the whole set.
+    monkeypatch.setattr("rayreid.data.keeping._AT_ONCE", 7 * HEIGHT * WIDTH * 3)
+    files = damaged(tmp_path, 5, 22)
+    options = settings(on_error="skip", cache=cache)
+    with caplog.at_level(logging.WARNING):
+        made = decoded(files, options).train
+    (message,) = caplog.messages
+    assert message.startswith("2 of 40 train crops of one are left out, the first: ")
+    assert f"{files.train.images[5]} is not an image" in message
+    kept = [i for i in range(40) if i not in (5, 22)]
+    assert made.identities.tolist() == files.train.identities[kept].tolist()
+    assert made.cameras.tolist() == files.train.cameras[kept].tolist()
+    assert made.times is not None
+    assert made.times.tolist() == kept
+    assert len(made.images) == 38
+    left = TrainingSet([Domain("one", made, files.query, files.gallery)], options)
+    own_labels(left, list(left[np.arange(38)]))
+    if cache:
+        decoded(files, options)
+        assert caplog.messages == [message] * 2
+    with pytest.raises(ValueError, match=rf"^{files.train.images[5]} is not an image"):
+        decoded(files, options.model_copy(update={"on_error": "fail"}))
+
+
+@pytest.mark.parametrize("cache", ["", "chosen"])
+def test_a_damaged_set_is_refused(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = damaged(tmp_path, 5, 22, 30)
+    with pytest.raises(ValueError, match=r"^3 of 40 crops cannot be decoded, more than the 5% th"):
+        decoded(files, settings(on_error="skip", cache=cache))
+    assert not list(tmp_path.rglob("*.pixels"))
+
+
+def test_crops_without_any_problem_are_not_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        made = decoded(damaged(tmp_path), settings(on_error="skip"))
+    assert not caplog.messages
+    assert len(made.train) == 40
 
 
 def test_files_are_read_by_index_like_arrays(tmp_path: Path) -> None:

@@ -8,34 +8,20 @@ from PIL import Image
 
 from rayreid.batch import Domain
 from rayreid.data.loading import LoadingSettings, decoded
-from rayreid.data.sources import SyntheticSettings, canonical, domain_name, open_source
+from rayreid.data.sources import SyntheticSettings, canonical, domain_name, open_source, same_place
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
 from rayreid.gallery import Target
 from rayreid.learn import learn
+from tests.data.market import colour, make_market
 
 LOADING = LoadingSettings(height=64, width=32)
 SYNTHETIC = SyntheticSettings(train_people=3, test_people=2, cameras=2, crops=2, seed=5)
 
 
-def colour(identity: int, camera: int) -> tuple[int, int, int]:
-    return 30 * identity, 200 - 20 * identity, 60 * camera
-
-
 @pytest.fixture
 def market(tmp_path: Path) -> Path:
-    """Return a folder of JPEG crops: four people to learn from, two to find, one distractor."""
-    root = tmp_path / "Mini-Market"
-    people = {"bounding_box_train": (1, 2, 3, 4), "query": (5, 6), "bounding_box_test": (0, 5, 6)}
-    for folder, identities in people.items():
-        (root / folder).mkdir(parents=True)
-        for person in identities:
-            for camera in (1,) if folder == "query" else (1, 2):
-                for box in (0, 1):
-                    name = f"{person:04}_c{camera}s1_{person:06}_{box:02}.jpg"
-                    crop = Image.new("RGB", (30, 70), colour(person, camera))
-                    crop.save(root / folder / name, quality=95)
-    return root
+    return make_market(tmp_path / "Mini-Market")
 
 
 def experiment(root: Path, **assignments: object) -> Experiment:
@@ -69,7 +55,7 @@ def opened(made: Experiment) -> Domain:
         ("market1501=", r"'market1501=' is not a data set"),
         ("", r"'' is not a data set"),
         ("market1510=/data", r"no layout 'market1510'; did you mean 'market1501'"),
-        ("=/data", r"no layout ''; there are synthetic, market1501"),
+        ("=/data", r"no layout ''; there are synthetic, packed, market1501"),
         ("Synthetic=snow", r"no layout 'Synthetic'; did you mean 'synthetic'"),
         ("synthetic=plaza-noo", r"did you mean 'plaza-noon'"),
     ],
@@ -91,6 +77,29 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # A path may hold the sign that ends the layout.
     assert canonical("market1501=/data/a=b") == "market1501=/data/a=b"
     assert canonical(canonical("market1501=market")) == canonical("market1501=market")
+
+
+def test_an_address_of_a_packed_set_stays_one() -> None:
+    store = "packed=s3://bucket/sets/Market-1501"
+    at = "?endpoint_override=localhost:9000&scheme=http"
+    assert canonical(store + at) == store + at
+    assert canonical(f"{store}/") == canonical(store) == store
+    assert canonical("packed:all=s3://bucket/a") == "packed:all=s3://bucket/a"
+    assert domain_name(store + at) == domain_name(store) == "Market-1501"
+    assert domain_name("packed=s3://bucket?scheme=http") == "bucket"
+    assert same_place(store, f"packed:all=s3://bucket/sets/Market-1501/{at}")
+    assert not same_place(store, "packed=s3://other/sets/Market-1501")
+    assert not same_place(store, "packed=gs://bucket/sets/Market-1501")
+
+
+def test_a_folder_of_a_packed_set_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert canonical("packed=sets/a") == f"packed={tmp_path.resolve()}/sets/a"
+    assert canonical(f"packed=file://{tmp_path}/a") == canonical("packed=a")
+    assert same_place("packed=a", "market1501=a")
+    assert domain_name("packed=sets/what?") == "what?"
 
 
 def test_a_drawn_domain_is_no_path() -> None:

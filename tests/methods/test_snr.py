@@ -560,6 +560,11 @@ def test_without_restitution_instance_normalisation_follows_the_stages() -> None
     assert set(losses(method.train())) == {"identity", "triplet"}
 
 
+def test_plain_instance_normalisation_after_the_last_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"IN after the last stage \(4\) .* leave 4 out of"):
+        trained(restitution=False, stages=(1, 4))
+
+
 @pytest.mark.parametrize(
     ("setting", "scaled"),
     [

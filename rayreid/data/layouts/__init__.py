@@ -1,15 +1,47 @@
-"""Public sets, each a short grammar of the folder that it is unpacked to."""
+"""Sets, public ones and one's own, each a short grammar of the folder that it lies in."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from rayreid.batch import Domain
+from rayreid.data.layouts.clonedperson import CLONEDPERSON
+from rayreid.data.layouts.cuhk01 import CUHK01
+from rayreid.data.layouts.cuhk02 import CUHK02
+from rayreid.data.layouts.cuhk03 import CUHK03
+from rayreid.data.layouts.cuhk_sysu import CUHK_SYSU
 from rayreid.data.layouts.grammar import Layout, Options, everybody
+from rayreid.data.layouts.grid import GRID
+from rayreid.data.layouts.ilids import ILIDS
+from rayreid.data.layouts.manifest import MANIFEST
 from rayreid.data.layouts.market1501 import MARKET1501
+from rayreid.data.layouts.msmt17 import MSMT17
+from rayreid.data.layouts.people import PEOPLE
+from rayreid.data.layouts.personx import PERSONX
+from rayreid.data.layouts.prid2011 import PRID2011
+from rayreid.data.layouts.randperson import RANDPERSON
+from rayreid.data.layouts.unrealperson import UNREALPERSON
+from rayreid.data.layouts.viper import VIPER
+from rayreid.data.layouts.ward import WARD
 from rayreid.settings import unknown
 
 FOLDERS: Mapping[str, Layout] = {
     "market1501": MARKET1501,
+    "msmt17": MSMT17,
+    "cuhk01": CUHK01,
+    "cuhk02": CUHK02,
+    "cuhk03": CUHK03,
+    "cuhk_sysu": CUHK_SYSU,
+    "viper": VIPER,
+    "prid2011": PRID2011,
+    "grid": GRID,
+    "ilids": ILIDS,
+    "ward": WARD,
+    "randperson": RANDPERSON,
+    "clonedperson": CLONEDPERSON,
+    "personx": PERSONX,
+    "unrealperson": UNREALPERSON,
+    "people": PEOPLE,
+    "manifest": MANIFEST,
 }
 """Layouts by the name that a source gives."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayreid.batch import Crops, Domain
+from rayreid.batch import Crops, Domain, Picture
 
 JUNK = -1
 """Identity of boxes that are neither right nor wrong: readers drop them."""
@@ -37,9 +37,13 @@ class Layout:
     """Words that change how it is read, and what each does."""
     splits: int = 0
     """Published splits: the words ``1`` to this number choose one; 1 is the default."""
+    splits_with: str = ""
+    """The option under which there are splits, where there are none without it."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Of the full set, for each way to read it (options joined by commas, "" = none): crops and
     people of the parts that are known, as ``train 12936/751, query 3368/750, gallery 15913``."""
+    train_only: bool = False
+    """Whether the set has nobody to rank, however it is read."""
     shares_people_with: frozenset[str] = frozenset()
     """Layouts of sets in which some of the same people are: never source and target together."""
 
@@ -98,7 +102,7 @@ def opened_root(root: Path) -> Path:
 
 def crops(
     domain: str,
-    images: Sequence[Path],
+    images: Sequence[Path | Picture],
     identities: Sequence[int],
     cameras: Sequence[int],
     times: Sequence[float] | None = None,
@@ -164,8 +168,11 @@ def everybody(domain: Domain) -> Domain:
             "apart; read it without the option all"
         )
     every = joined(domain.name, [part for part in _parts(domain) if len(part)])
+    # Where the query is the gallery too, its crops are learnt once.
+    first = {image: i for i, image in reversed(list(enumerate(every.images)))}
+    known = [i for i in sorted(first.values()) if every.identities[i] != NOBODY]
     return Domain(
-        domain.name, kept(every, every.identities != NOBODY), none(domain.name), none(domain.name)
+        domain.name, kept(every, np.array(known, int)), none(domain.name), none(domain.name)
     )
 
 

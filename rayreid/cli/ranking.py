@@ -1,0 +1,92 @@
+"""The verbs that rank: a run on unseen domains, and the protocols that say which."""
+
+from pathlib import Path
+
+import click
+
+from rayreid.cli.options import chosen_round, counter, protocol_options
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--target", "targets", multiple=True, metavar="LAYOUT=LOCATION",
+              help="A domain to rank, e.g. market1501=/data/Market-1501; repeatable.")  # fmt: skip
+@protocol_options
+@click.option("--temporal-lift", is_flag=True,
+              help="Also rank by scores lifted by the crops' times (TLift).")  # fmt: skip
+@click.option("--both-directions", is_flag=True,
+              help="Of sets with splits, also rank with the two cameras changed over.")  # fmt: skip
+def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
+             temporal_lift: bool, both_directions: bool) -> None:  # fmt: skip
+    """Rank unseen domains with a trained RUN, beside the colour-histogram reference.
+
+    A set with published splits is ranked on each: mean +- standard deviation over them.
+    """
+    from rayreid.checkpoint import load_trained
+    from rayreid.evaluate import evaluate as rank_target
+    from rayreid.protocols import splits_of
+    from rayreid.ranking.summary import summary
+    from rayreid.ranking.temporal_lift import LiftSettings
+    from rayreid.report import table
+    from rayreid.run import keep_evaluation
+
+    ranked = chosen_round(protocol, places, "targets")
+    targets += ranked.targets if ranked else ()
+    if not targets:
+        raise ValueError("no domain to rank; add --target LAYOUT=LOCATION, or --protocol")
+    trained = load_trained(run)
+    method, lift = trained.experiment.method, LiftSettings() if temporal_lift else None
+    rows: list[tuple[object, ...]] = []
+    notes = []
+    kept = []
+    for target in targets:
+        parts = splits_of(target, both_directions=both_directions)
+        results = [
+            rank_target(trained, part, counter(f"ranking {part}, crops"), lift) for part in parts
+        ]
+        first = results[0]
+        own = f"{method} (adapted)" if first.adapted else method
+        for name, rankings in (
+            (own, [r.ranking for r in results]),
+            (f"{own} + temporal lift", [r.lifted for r in results if r.lifted]),
+            ("colour histogram", [r.reference for r in results]),
+        ):
+            if rankings:
+                figures = summary(rankings)
+                cells = (figures.shown(key) for key in ("rank1", "mAP", "mINP"))
+                rows.append((target, name, *cells, rankings[0].queries))
+        if len(parts) > 1:
+            notes.append(f"{target}: mean +- standard deviation over {len(parts)} splits")
+        if unmatched := sum(r.ranking.unmatched for r in results):
+            notes.append(f"{target}: {unmatched} queries have no match; left out")
+        if first.adapted:
+            notes.append(
+                f"{method} has learnt from unlabelled crops of {target}: to be compared with what "
+                "adapts, not with what generalises"
+            )
+        if first.seen:
+            notes.append(f"{target} is a source of this run: not an unseen domain")
+        kept.append((first.target if len(parts) == 1 else target,
+                     summary([r.ranking for r in results]),
+                     summary([r.reference for r in results])))  # fmt: skip
+    click.echo(table(("target", "scores by", "R1", "mAP", "mINP", "queries"), rows))
+    for note in notes:
+        click.echo(note)
+    for target, of_method, of_reference in kept:
+        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures())
+
+
+@click.command()
+def protocols() -> None:
+    """List the published protocols: which sets each round learns from, and which it ranks."""
+    from rayreid.protocols import PROTOCOLS
+    from rayreid.report import table
+
+    rows = [
+        (f"{name}:{which}" if which else name, " ".join(one.sources), " ".join(one.targets))
+        for name, rounds in PROTOCOLS.items()
+        for which, one in rounds.items()
+    ]
+    click.echo(table(("round", "learns from", "ranks"), rows))
+    click.echo("\nrayreid train METHOD --protocol ROUND --data LAYOUT=FOLDER ... learns a round;")
+    click.echo("rayreid evaluate RUN --protocol ROUND --data LAYOUT=FOLDER ... ranks it.")
