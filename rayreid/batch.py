@@ -55,7 +55,7 @@ class Domain:
     query: Crops
     gallery: Crops
     fingerprint: str = ""
-    """Short hash of the labels, and of the pixels drawn or of the files' names and sizes."""
+    """Short hash of the labels, and of the pixels drawn or of the encoded images."""
 
 
 @dataclass(frozen=True)

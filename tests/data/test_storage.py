@@ -1,6 +1,8 @@
 """Folders and object stores by one address: what is read, what is refused, in what words."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,12 +36,32 @@ def test_files_are_written_and_read(place: Storage) -> None:
         place.read("a", 6)
 
 
-def test_a_folder_never_shows_half_a_file(tmp_path: Path) -> None:
+class _FullDisk:
+    """A local file system that writes half of what it is given."""
+
+    def create_dir(self, folder: str) -> None:
+        Path(folder).mkdir(exist_ok=True)
+
+    @contextmanager
+    def open_output_stream(self, path: str) -> Iterator["_FullDisk"]:
+        with Path(path).open("wb") as self.file:
+            yield self
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data[: len(data) // 2])
+        raise OSError("No space left on device")
+
+
+def test_a_folder_never_shows_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Storage(str(tmp_path))
     place.write("a", b"old")
-    with pytest.raises(TypeError):
-        place.write("a", "not bytes")
+    with monkeypatch.context() as failing:
+        failing.setattr(storage, "_system", lambda _: _FullDisk())
+        with pytest.raises(OSError, match=r"/a cannot be used: No space left on device"):
+            place.write("a", b"newer")
     assert bytes(place.read("a", 9)) == b"old"
+    place.write("a", b"newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(
