@@ -14,7 +14,7 @@ import yaml
 
 from rayreid.experiment import compose
 from rayreid.quickstart import _experiments, quickstart
-from rayreid.quickstart.sizes import ADAPTING, OWN, SMALL, SPACES, TRIALS, UNSEEN
+from rayreid.quickstart.sizes import ADAPTING, OWN, SMALL, SPACES, STUDIES, UNSEEN
 
 COMMAND = [sys.executable, "-c", "from rayreid.__main__ import main; main()", "quickstart", "--to"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
@@ -68,7 +68,7 @@ def test_the_quickstart_leaves_what_it_promises(tmp_path: Path) -> None:
             float(row[4].split("+-")[0]) for row in rows if row[1:2] == [name] and len(row) == 7
         ]
         assert shown == pytest.approx(sum(values) / len(values), abs=2e-3)
-    assert len(re.findall(r"trial \d+/\d+ starts", answer.stdout)) == TRIALS
+    assert len(re.findall(r"trial \d+/\d+ starts", answer.stdout)) == STUDIES["gmn"]["trials"]
     assert "matched over HTTP" in answer.stdout
     assert yaml.safe_load((folder / "best.yaml").read_text())["method"] == "gmn"
     for picture in ("ranked_lists.png", "contact_sheet.png"):

@@ -38,7 +38,7 @@ from rayreid.quickstart.sizes import (
     SMALL,
     SOURCES,
     SPACES,
-    TRIALS,
+    STUDIES,
     UNSEEN,
     WORKERS,
 )
@@ -48,7 +48,7 @@ from rayreid.run import Run, open_sources
 from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
 from rayreid.session import session
-from rayreid.settings import dotted, unknown
+from rayreid.settings import checked, dotted, unknown
 from rayreid.train import learn_side_by_side, train_on_ray
 from rayreid.tune import StudySettings, study
 
@@ -91,7 +91,7 @@ def quickstart(folder: Path, tell: Teller, method: str = "gmn") -> Quickstart:
             compose(method, SMALL, OWN[method], FEW),
             parse_space(SPACES[method]),
             folder / "study",
-            StudySettings(trials=TRIALS, grace_epochs=2),
+            checked(StudySettings, STUDIES[method]),
             tell=tell,
         )
         best.save(folder / "best.yaml")

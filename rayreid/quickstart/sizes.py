@@ -78,7 +78,12 @@ SPACES: Mapping[str, Mapping[str, object]] = {
 SHARED = ("optimiser.",)
 """Settings that all take over from the study, so that they learn alike; they were chosen for the
 method that was tuned, which favours it if anything."""
-TRIALS, WORKERS = 8, 2
+STUDIES: Mapping[str, Mapping[str, object]] = {
+    "gmn": {"trials": 8, "grace_epochs": 2},
+    "qaconv_ms": {"trials": 5, "grace_epochs": 1},
+}
+"""How much is searched: a trial of qaconv_ms takes as long as three of gmn."""
+WORKERS = 2
 ADAPTED_TO = UNSEEN[0]
 """The domain whose unlabelled crops what adapts has."""
 HISTOGRAM, ADABN = "colour histogram", "baseline, AdaBN"
