@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayreid.data.layouts import ALL, FOLDERS, parse_layout
-from rayreid.data.sources import canonical, domain_name, same_place, test_part_of
+from rayreid.data.sources import canonical, domain_name, ranked_part_of, same_place
 from rayreid.settings import unknown
 
 
@@ -165,7 +165,7 @@ def leave_one_domain_out(sources: tuple[str, ...]) -> list[Fold]:
     folds = [
         Fold(tuple(other for other in canon if other != source), held_out)
         for source in canon
-        if (held_out := test_part_of(source))
+        if (held_out := ranked_part_of(source))
     ]
     if not folds:
         raise ValueError(

@@ -39,7 +39,7 @@ MAX_BYTES = 4 * MAX_PIXELS
 """Larger files are refused before they are read."""
 
 # What Pillow's decoders raise on damaged bytes; OSError covers truncation and I/O.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 # By EXIF's number of how a camera was held.
 _UPRIGHT = {
@@ -196,7 +196,7 @@ def _decoded_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(_too_large(name)) from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"{name} is a damaged image ({error}): replace it") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
@@ -204,7 +204,7 @@ def _decoded_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         try:
             # A copy, because Pillow's own buffer is read-only and torch warns about such arrays.
             return np.array(_upright(image))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ValueError(f"{name} is a damaged image ({error}): replace it") from error
 
 
@@ -222,7 +222,7 @@ def _upright(image: Image.Image) -> Image.Image:
         rgb = image.convert("RGB")
     try:
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGE:
+    except DAMAGE:
         # The notes about a picture may be damaged where the picture is not: it is as stored.
         turn = None
     return rgb if turn is None else rgb.transpose(turn)

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from rayreid.batch import Crops, Domain, Picture
-from rayreid.data.decoding import FORMATS, MAX_BYTES, MAX_PIXELS, decode_bytes
+from rayreid.data.decoding import DAMAGE, FORMATS, MAX_BYTES, MAX_PIXELS, decode_bytes
 from rayreid.data.layouts.grammar import NOBODY
 
 PARTS = ("train", "query", "gallery")
@@ -182,7 +180,7 @@ def _image_size(data: bytes) -> tuple[int, int]:
         raise ValueError(f"it is no image in a format that is read ({known})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as e:
+    except DAMAGE as e:
         raise ValueError(f"it is damaged ({e})") from e
     if width * height > MAX_PIXELS:
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")

@@ -79,7 +79,7 @@ def ranks_nobody(source: str) -> bool:
     return ALL in options.split(",") or (name in FOLDERS and FOLDERS[name].train_only)
 
 
-def test_part_of(source: str) -> str | None:
+def ranked_part_of(source: str) -> str | None:
     """Return the source that ranks what a source has to rank; None where that is nobody."""
     layout, _, location = source.partition("=")
     name, _, options = layout.partition(":")

@@ -22,7 +22,7 @@ GRAMMAR = Grammar(
 HOLDS = f"the folders {TRAIN}, {QUERY} and {GALLERY}"
 
 
-def read_clonedperson(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_clonedperson(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain in a folder with ``train``, ``test/query`` and ``test/gallery``.
 
     Crops are absolute paths sorted by name; identities are those in the names, and -1 is dropped.

@@ -16,7 +16,7 @@ GRAMMAR = Grammar(
 HOLDS = "the folders P1 to P5, each with cam1 and cam2, or the folder Dataset with these"
 
 
-def read_cuhk02(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_cuhk02(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain in a folder with ``P1`` .. ``P5``, or with a ``Dataset`` of these.
 
     The split is torchreid's, the only one in use: P1 to P4 are learnt from; of P5, the crops of

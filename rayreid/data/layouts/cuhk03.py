@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from rayreid.batch import Crops, Domain, Picture
 from rayreid.data.layouts.cuhk03_archive import (
     Slot,
     archived_crops,
     classic_test_people,
 )
-from rayreid.data.layouts.grammar import Grammar, Layout, Options, opened_root
+from rayreid.data.layouts.grammar import Grammar, Layout, Options, crops, opened_root
 from rayreid.data.layouts.splits import chosen_split
 
 DETECTED, LABELED, CLASSIC = "detected", "labeled", "classic"
@@ -107,7 +105,7 @@ def read_cuhk03(root: Path, name: str, options: Options = frozenset()) -> Domain
     def part(indices: Sequence[int]) -> Crops:
         slots = [config.slots[i] for i in indices]
         people = [config.people[i] for i in indices]
-        return _crops(name, [images[slot] for slot in slots], people, [s.view for s in slots])
+        return crops(name, [images[slot] for slot in slots], people, [s.view for s in slots])
 
     return Domain(name, part(config.train), part(config.query), part(config.gallery))
 
@@ -120,7 +118,7 @@ def _from_folders(folder: Path, name: str) -> Domain:
         if not found:
             raise ValueError(f"{folder} holds no crops: unpack CUHK03 again")
         people = [int(told["person"]) for _, told in found]
-        return _crops(
+        return crops(
             name, [path for path, _ in found], people, [int(t["camera"]) for _, t in found]
         )
 
@@ -144,7 +142,7 @@ def _classic(root: Path, name: str, boxes: str, split: int) -> Domain:
     def part(*, tested: bool) -> Crops:
         slots = [slot for slot in images if (slot[:2] in test) == tested]
         owners = [number[slot[:2]] for slot in slots]
-        return _crops(name, [images[slot] for slot in slots], owners, [s.view for s in slots])
+        return crops(name, [images[slot] for slot in slots], owners, [s.view for s in slots])
 
     ranked = part(tested=True)
     return Domain(name, part(tested=False), ranked, ranked)
@@ -213,17 +211,6 @@ def _config(path: Path) -> _Config:
     if not all(parts) or min(indices) < 1 or max(indices) > len(files):
         raise ValueError(f"{path} has a part that is empty or not among its crops: replace it")
     return _Config(slots, people, *([index - 1 for index in part] for part in parts))
-
-
-def _crops(
-    domain: str, images: Sequence[Path | Picture], people: Sequence[int], views: Sequence[int]
-) -> Crops:
-    return Crops(
-        domain,
-        list(images),
-        np.array(people, dtype=np.int64),
-        np.array(views, dtype=np.int64),
-    )
 
 
 CUHK03 = Layout(

@@ -29,7 +29,7 @@ Table = Mapping[str, Sequence[Value]]
 """Columns of equal length, by name."""
 
 
-def read_manifest(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_manifest(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain that a CSV or Parquet file lists, a row for each crop.
 
     Columns, in any order; there may be no others, since a misspelt one would be lost in silence:

@@ -34,7 +34,7 @@ GRAMMAR = Grammar(
 _FRAMES_A_SECOND = 25
 
 
-def read_market1501(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_market1501(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain in a folder with ``query``, ``bounding_box_test``, ``bounding_box_train``.
 
     Crops are absolute paths sorted by file name. Identities and cameras are those in the

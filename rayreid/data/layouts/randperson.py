@@ -23,7 +23,7 @@ GRAMMAR = Grammar(
 HOLDS = f"the folder {FOLDER}, or the crops themselves, {GRAMMAR.words}"
 
 
-def read_randperson(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_randperson(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain in a folder with ``randperson_subset``, or in the folder of crops itself.
 
     Everybody is learnt from: the set has no query and no gallery. The whole set, ``images`` with

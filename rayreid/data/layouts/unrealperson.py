@@ -18,7 +18,7 @@ GRAMMAR = Grammar(
 HOLDS = "folders unreal_vX.Y (environment X, version Y of the people), each with images"
 
 
-def read_unrealperson(root: Path, name: str, options: Options = frozenset()) -> Domain:  # noqa: ARG001
+def read_unrealperson(root: Path, name: str, _options: Options = frozenset()) -> Domain:
     """Return the domain in a folder with ``unreal_vX.Y/images`` for some X and Y.
 
     Everybody is learnt from: the set has no query and no gallery. A person is a number and a
