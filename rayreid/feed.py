@@ -121,10 +121,10 @@ class Feed:
             x.to(self.device, non_blocking=True) for x in raw
         )
         settings = self.experiment.views
-        images = varied(as_images(pixels), settings, views)
+        images = varied(pixels, settings, views)
         if not target:
             return Batch(images, identities, cameras, domains)
-        others = varied(as_images(target[0]), settings, views)
+        others = varied(target[0], settings, views)
         return Batch(images, identities, cameras, domains, others, target[1])
 
     def _graph(self, epoch: int, method: Method) -> list[np.ndarray]:

@@ -19,9 +19,10 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from rayreid.data.augmentation import moved
 from rayreid.data.decoding import TURBO, decode_all
 from rayreid.data.synthetic import GENERATOR_VERSION, draw_domain
-from rayreid.data.views import ViewSettings, as_images, varied
+from rayreid.data.views import ViewSettings, varied
 from rayreid.report import table
 from rayreid.run import commit
 
@@ -32,6 +33,9 @@ HEIGHT, WIDTH = 256, 128
 """Of the batch."""
 
 QUALITY = 90
+
+TURN = 0.02
+"""Seconds of a part's turn, at least."""
 
 VIEWS = ViewSettings(shift=10 / 256, shift_width=10 / 128, erasing=0.5)
 """What the published code does as well: flip, pad by 10 and crop, erase."""
@@ -56,7 +60,7 @@ WAYS = (
     Way("JPEG, decoded and resized", ("jpeg",), 3.5),
     Way("JPEG, then the views of training, floats", ("jpeg", "views")),
     Way("cache, gathered", ("gather",), 100.0),
-    Way("cache, gathered and varied as bytes", ("gather", "bytes"), 10.0),
+    Way("cache, gathered, flipped and shifted as bytes", ("gather", "move"), 10.0),
     Way("cache, then the views of training, floats", ("gather", "views")),
 )
 
@@ -74,8 +78,8 @@ def data(
     """Measure the ways from files and from the cache to a batch; return a page with the table.
 
     Drawn people are stored as JPEGs of each size, and decoded into a memory map of ``kept`` crops,
-    larger than a processor's caches; both then lie in the system's page cache. One batch of each
-    part is timed in turn, ``rounds`` times, all on one thread, and medians are compared. The
+    larger than a processor's caches; both then lie in the system's page cache. Batches of each part
+    are timed in turn, ``rounds`` times, all on one thread, and medians are compared. The
     figures go to ``to/data.json``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,7 +116,7 @@ def data(
     ]
     return (
         f"{machine()}. Images a second on one thread (times the peers'), medians of {rounds} "
-        f"interleaved batches of {batch} crops of {HEIGHT}x{WIDTH}; views on {device}.\n\n"
+        f"interleaved turns of batches of {batch} crops of {HEIGHT}x{WIDTH}; views on {device}.\n\n"
         + table(("JPEGs of", *rows, "floor"), cells)
     )
 
@@ -129,46 +133,6 @@ def machine() -> str:
     names = ("torch", "torchvision", "pillow", "numpy", *(("simplejpeg",) if TURBO else ()))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{os.cpu_count()} cores of {model}{kind}, {versions}"
-
-
-def varied_bytes(
-    pixels: UInt8[Tensor, "b h w 3"], settings: ViewSettings, generator: torch.Generator
-) -> UInt8[Tensor, "b h w 3"]:
-    """Return what `varied` does of flips, shifts and erasing to grey, by the same draws, as bytes.
-
-    For a batch in a processor's memory: rows are copied whole, where indices of pixels fit a GPU.
-    """
-    size, h, w, _ = pixels.shape
-    draws = torch.rand(9, size, generator=generator)
-    across = settings.shift if settings.shift_width is None else settings.shift_width
-    down = ((2 * draws[1] - 1) * round(settings.shift * h)).round().long()
-    right = ((2 * draws[2] - 1) * round(across * w)).round().long()
-    moves = zip((draws[0] < settings.flip).tolist(), down.tolist(), right.tolist(), strict=True)
-    result = torch.zeros_like(pixels)
-    for i, (mirrored, d, r) in enumerate(moves):
-        # As an image: torch mirrors channels-last bytes several pixels at a time.
-        image = pixels[i].permute(2, 0, 1)[None]
-        image = image.flip(3) if mirrored else image
-        rows, columns = slice(max(-d, 0), h - max(d, 0)), slice(max(-r, 0), w - max(r, 0))
-        moved = image[0, :, rows, columns].permute(1, 2, 0)
-        result[i, max(d, 0) : h + min(d, 0), max(r, 0) : w + min(r, 0)] = moved
-    if settings.erasing:
-        shape = torch.rand(3, size, generator=generator)
-        area = (0.02 + (settings.erasing_area - 0.02) * shape[0]) * h * w
-        aspect = 0.3 ** (2 * shape[1] - 1)
-        tall = _hole(draws[7] * h, (area * aspect).sqrt() / 2, h)
-        wide = _hole(draws[8] * w, (area / aspect).sqrt() / 2, w)
-        for i in (draws[6] < settings.erasing).nonzero().flatten().tolist():
-            result[i, slice(*tall[i]), slice(*wide[i])] = 128
-    return result
-
-
-def _hole(centre: Tensor, half: Tensor, length: int) -> list[list[int]]:
-    """Return which of ``length`` places are within half of each centre: from, to."""
-    places = torch.arange(length) + 0.5
-    within = (places[None] - centre[:, None]).abs() <= half[:, None]
-    first = within.int().argmax(1)
-    return torch.stack([first, first + within.sum(1)], 1).tolist()
 
 
 def _parts(
@@ -203,9 +167,14 @@ def _parts(
         indices = rng.integers(0, len(pixels), batch)
         return np.take(pixels, indices, axis=0, out=into, mode="clip")
 
+    def move() -> Tensor:
+        # What `varied` begins with: a crop in two is mirrored, all are shifted by up to 10 pixels.
+        flipped, *shifts = torch.rand(3, batch, generator=generator)
+        moves = flipped < VIEWS.flip, *(20 * shift - 10 for shift in shifts)
+        return moved(torch.from_numpy(into).permute(0, 3, 1, 2), *moves)
+
     def views() -> Tensor:
-        images = as_images(torch.from_numpy(into).to(device))
-        images = varied(images, VIEWS, generator)
+        images = varied(torch.from_numpy(into).to(device), VIEWS, generator)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return images
@@ -214,19 +183,27 @@ def _parts(
         "peers": by_peers,
         "jpeg": lambda: decode_all(chosen(), HEIGHT, WIDTH, threads=1),
         "gather": gather,
-        "bytes": lambda: varied_bytes(torch.from_numpy(into), VIEWS, generator),
+        "move": move,
         "views": views,
     }
 
 
 def _medians(parts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each part, all timed in turn after a round to warm up."""
+    """Return the median seconds of a call of each part, all timed in turn after a round to warm up.
+
+    A part has as many calls a turn as fill `TURN`: a loader does the same all the time, and finds
+    the caches as it left them, not as another part did.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
+    calls = dict.fromkeys(parts, 1)
     for _ in range(1 + rounds):
         for name, part in parts.items():
             started = time.perf_counter()
-            part()
-            seconds[name].append(time.perf_counter() - started)
+            for _ in range(calls[name]):
+                part()
+            taken = (time.perf_counter() - started) / calls[name]
+            seconds[name].append(taken)
+            calls[name] = max(1, round(TURN / max(taken, 1e-9)))
     return {name: median(taken[1:]) for name, taken in seconds.items()}
 
 

@@ -127,29 +127,31 @@ def unfolded(assignments: Mapping[str, object]) -> dict[str, object]:
 
 def as_images(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Return RGB pixels as images in [0, 1], channels first (channels last in memory)."""
-    return pixels.permute(0, 3, 1, 2).float() / 255
+    return pixels.permute(0, 3, 1, 2).float().div_(255)
 
 
 def varied(
-    images: Float[Tensor, "b 3 h w"], settings: ViewSettings, generator: torch.Generator
+    pixels: UInt8[Tensor, "b h w 3"], settings: ViewSettings, generator: torch.Generator
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return each image varied by its own random draw.
+    """Return RGB pixels as images in [0, 1], each varied by its own random draw.
 
+    Bytes are moved before they become images, which are four times as large.
     All draws follow from ``generator`` (on the CPU), in a fixed order and number, so a batch's
     views depend on its state alone, not on the device.
     """
-    size, device = len(images), images.device
-    _, _, h, w = images.shape
+    size, h, w, _ = pixels.shape
+    device = pixels.device
     own = _OwnDraws(generator, size, device)
     draws = torch.rand(9, size, generator=generator).to(device)
     either_side = draws * 2 - 1
     across = settings.shift if settings.shift_width is None else settings.shift_width
-    images = augmentation.moved(
-        images,
+    moved = augmentation.moved(
+        pixels.permute(0, 3, 1, 2),
         draws[0] < settings.flip,
         either_side[1] * round(settings.shift * h),
         either_side[2] * round(across * w),
     )
+    images = as_images(moved.permute(0, 2, 3, 1))
     if settings.rotation:
         (turn,) = own("rotation", 1) * 2 - 1
         images = augmentation.rotated(images, turn * settings.rotation)

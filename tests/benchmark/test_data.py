@@ -7,12 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rayreid.benchmark import data as benchmark
-from rayreid.benchmark.data import VIEWS, WAYS, varied_bytes
-from rayreid.data.views import ViewSettings, as_images, varied
+from rayreid.benchmark.data import VIEWS, WAYS
 
 
 @pytest.fixture(scope="module")
@@ -76,32 +73,6 @@ def test_medians_leave_the_first_round_out(monkeypatch: pytest.MonkeyPatch) -> N
     clock = iter([0.0, 100.0, 100.0, 101.0, 101.0, 106.0, 106.0, 108.0])
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert benchmark._medians({"part": lambda: None}, 3) == {"part": 2}
-
-
-@given(
-    seed=st.integers(0, 999),
-    flip=st.sampled_from([0.0, 0.5, 1.0]),
-    shift=st.sampled_from([0.0, 0.1, 0.5]),
-    shift_width=st.sampled_from([None, 0.0, 0.3]),
-    erasing=st.sampled_from([0.0, 0.5, 1.0]),
-    area=st.sampled_from([0.02, 0.2, 1.0]),
-)
-def test_bytes_are_varied_as_training_varies_floats(
-    seed: int, flip: float, shift: float, shift_width: float | None, erasing: float, area: float
-) -> None:
-    settings = ViewSettings(
-        flip=flip, shift=shift, shift_width=shift_width, erasing=erasing, erasing_area=area
-    )
-    pixels = torch.from_numpy(
-        np.random.default_rng(seed).integers(0, 256, (5, 24, 10, 3), dtype=np.uint8)
-    )
-    made = as_images(varied_bytes(pixels, settings, torch.Generator().manual_seed(seed)))
-    expected = varied(as_images(pixels), settings, torch.Generator().manual_seed(seed))
-    # Mid grey is half a level from any byte; no byte is mid grey otherwise.
-    erased = expected == 0.5
-    assert torch.equal(made[~erased], expected[~erased])
-    assert (made[erased] == 128 / 255).all()
-    assert erased.any() == (erasing == 1) or erasing == 0.5
 
 
 def test_the_views_compared_are_those_of_the_peers() -> None:

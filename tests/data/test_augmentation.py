@@ -38,6 +38,17 @@ def test_copied_and_gathered_images_are_moved_alike(seed: int, farthest: int) ->
     assert torch.equal(copied, augmentation._gathered(x, flipped, down, right))
 
 
+@given(seed=SEEDS, farthest=st.sampled_from([0, 3, 30]))
+def test_bytes_are_moved_as_the_images_that_they_become(seed: int, farthest: int) -> None:
+    pixels = (images(seed) * 255).to(torch.uint8).to(memory_format=torch.channels_last)
+    moves = draws(seed, 1)[0] < 0.5, *((draws(seed + 1, 2) * 2 - 1) * farthest)
+    for way in (augmentation._copied, augmentation._gathered):
+        found = way(pixels, *moves)
+        assert found.dtype == torch.uint8
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(found / 255, augmentation._gathered(pixels / 255, *moves))
+
+
 @given(seed=SEEDS)
 def test_rotation_is_torchvisions(seed: int) -> None:
     x, degrees = images(seed), 90 * draws(seed, 1)[0] - 45

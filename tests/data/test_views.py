@@ -41,11 +41,16 @@ ALL = {name: value for settings in ALONE.values() for name, value in settings.it
 
 
 def images(seed: int = 0, size: int = 6) -> torch.Tensor:
-    return torch.rand(size, 3, 20, 10, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return as_images(torch.randint(256, (size, 20, 10, 3), generator=generator).to(torch.uint8))
 
 
 def vary(settings: ViewSettings, x: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return varied(x, settings, torch.Generator().manual_seed(seed))
+    return varied(as_pixels(x), settings, torch.Generator().manual_seed(seed))
+
+
+def as_pixels(x: torch.Tensor) -> torch.Tensor:
+    return (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def test_pixels_become_images() -> None:
@@ -158,7 +163,7 @@ def measured(settings: dict[str, float]) -> tuple[torch.Tensor, int]:
         0, 256, (6, 20, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     generator = torch.Generator().manual_seed(5)
-    views = [varied(as_images(pixels), ViewSettings(**settings), generator) for _ in range(2)]
+    views = [varied(pixels, ViewSettings(**settings), generator) for _ in range(2)]
     following = int(torch.randint(2**31, (), generator=generator))
     return torch.stack([view.contiguous() for view in views]), following
 
@@ -193,7 +198,7 @@ def test_each_image_is_varied_apart_from_what_the_others_show(name: str) -> None
 
 @given(seed=st.integers(0, 999))
 def test_an_occluded_image_shows_one_rectangle_of_another(seed: int) -> None:
-    x = torch.arange(6).view(-1, 1, 1, 1).expand(-1, 3, 20, 10) / 6
+    x = torch.arange(6).view(-1, 1, 1, 1).expand(-1, 3, 20, 10) / 5
     for image, found in zip(
         x, vary(ViewSettings(flip=0, shift=0, occlusion=1), x, seed), strict=True
     ):
@@ -229,10 +234,11 @@ def test_trivial_augment_is_as_probable_as_it_is_set() -> None:
     x = images(size=200)
     changed = [
         (vary(NOTHING.model_copy(update={"trivial_augment": p}), x) != x).flatten(1).any(1).sum()
-        for p in (0.2, 0.8)
+        for p in (0.2, 0.8, 1.0)
     ]
-    # Also its identity changes an image, by rounding to 8 bits.
-    assert [int(count) / 200 for count in changed] == pytest.approx([0.2, 0.8], abs=0.1)
+    # Of its operations one is the identity, and others may be too weak to be seen.
+    assert changed[2] > 100
+    assert [int(n) / int(changed[2]) for n in changed[:2]] == pytest.approx([0.2, 0.8], abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +282,7 @@ def test_a_variation_leaves_the_draws_of_the_others_as_they_are(name: str) -> No
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     x = torch.zeros(6, 3, 20, 10)
     for settings, generator in zip((before, before | ALONE[name]), generators, strict=True):
-        varied(x, ViewSettings(**settings), generator)
+        varied(as_pixels(x), ViewSettings(**settings), generator)
     one, other = (generator.get_state() for generator in generators)
     assert torch.equal(one, other)
 
@@ -326,8 +332,8 @@ def test_erased_rectangles_show_their_fill(fill: str, colour: tuple[float, ...])
 
 def test_noise_is_uniform_and_not_the_same_in_two_images() -> None:
     settings = ViewSettings(flip=0, shift=0, erasing=1, erasing_area=1, erasing_fill="noise")
-    erased = vary(settings, torch.full((40, 3, 20, 10), 2.0))
-    noise = torch.cat([image[image != 2] for image in erased])
+    erased = vary(settings, torch.ones(40, 3, 20, 10))
+    noise = torch.cat([image[image != 1] for image in erased])
     assert noise.min() >= 0
     assert noise.max() < 1
     counts = torch.histc(noise, 4, 0, 1) / len(noise)
