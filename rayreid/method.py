@@ -26,6 +26,9 @@ class Method(nn.Module, ABC):
     """The paper's training set-up, as dotted assignments to an experiment."""
     adapts: ClassVar[bool] = False
     """Whether it also learns from unlabelled crops of the target."""
+    symmetric: ClassVar[bool] = False
+    """Whether a pair's score stays when query and gallery change places; a set is then scored with
+    itself at half the work."""
 
     @abstractmethod
     def __init__(

@@ -6,6 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayreid.matching.folding import affine_of
+from rayreid.matching.products import half_type, product
+
+TILE_BYTES = 1 << 22
+"""Squared differences made at a time and thread."""
+DEVICE_TILE_BYTES = 1 << 28
+"""Squared differences made at a time on a GPU."""
 
 
 def squared_difference(a: Float[Tensor, "*n d"], b: Float[Tensor, "*m d"]) -> Float[Tensor, "..."]:
@@ -53,12 +59,18 @@ class MetricNetwork(nn.Module):
     def score(
         self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
     ) -> Float[Tensor, "q g"]:
-        """Return the logits of all pairs, in fp32, with the frozen statistics of training."""
+        """Return the logits of all pairs, in fp32, with the frozen statistics of training.
+
+        Under autocast the squared differences, formed in fp32, are rounded to its half precision
+        for the products of hidden layers; without hidden layers everything stays fp32.
+        """
+        half = half_type(queries.device)
         with torch.autocast(queries.device.type, enabled=False):
+            queries, gallery = queries.float(), gallery.float()
+            folded = self._folded()
             if not len(self.hidden):
-                return _linear_scores(queries.float(), gallery.float(), *self._folded()[0])
-            pairs = squared_difference(queries[:, None], gallery[None]).flatten(0, 1)
-            return self.frozen(pairs).view(len(queries), len(gallery))
+                return _linear_scores(queries, gallery, *folded[0])
+            return _hidden_scores(queries, gallery, folded, half or torch.float32)
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Return each linear layer's weight and bias with the normalisations inside them."""
@@ -80,11 +92,43 @@ class MetricNetwork(nn.Module):
 def _linear_scores(queries: Tensor, gallery: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return ``sum_k w_k (q_k - g_k)^2 + bias`` of all pairs by one matrix product.
 
-    The expanded square cancels where q is near g; norms and their sum in float64 leave the
-    product's own rounding as the only error.
+    The expanded square cancels where q is near g: norms are summed in float64, so that the
+    product's own rounding is all that is left.
     """
     w = weight[0]
-    q_norms = (queries.double().square() * w.double()).sum(1)
-    g_norms = (gallery.double().square() * w.double()).sum(1)
-    cross = (queries * w) @ gallery.T
-    return (q_norms[:, None] + g_norms[None] - 2 * cross.double() + bias.double()).float()
+    scores = product(queries * (-2 * w), gallery)
+    scores += (_weighted_norms(queries, w) + bias.double()).float()[:, None]
+    scores += _weighted_norms(gallery, w).float()
+    return scores
+
+
+def _weighted_norms(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``sum_k w_k x_k^2`` of each row, in float64, by blocks that a cache holds."""
+    rows = max(1, TILE_BYTES // (4 * x.shape[1]))
+    parts = [block.square().mul_(weight).sum(1, dtype=torch.float64) for block in x.split(rows)]
+    return torch.cat(parts)
+
+
+def _hidden_scores(
+    queries: Tensor, gallery: Tensor, folded: list[tuple[Tensor, Tensor]], kind: torch.dtype
+) -> Tensor:
+    """Return the logits of all pairs by tiles of squared differences that a cache holds.
+
+    The expanded square would take as many multiplications, in a half precision that cancels.
+    """
+    layers = [(weight.to(kind), bias) for weight, bias in folded[:-1]]
+    (logit,), shift = folded[-1]
+    scores = torch.empty(len(queries), len(gallery), device=queries.device)
+    device = queries.device.type != "cpu"
+    tile = DEVICE_TILE_BYTES if device else TILE_BYTES * torch.get_num_threads()
+    pairs = max(1, tile // (4 * queries.shape[1]))
+    columns = max(1, min(len(gallery), pairs))
+    rows = max(1, pairs // columns)
+    for top in range(0, len(queries), rows):
+        for left in range(0, len(gallery), columns):
+            few, block = queries[top : top + rows], gallery[left : left + columns]
+            x = (few[:, None] - block[None]).square_().flatten(0, 1)
+            for weight, bias in layers:
+                x = product(x.to(kind), weight).float().add_(bias).relu_()
+            scores[top : top + rows, left : left + columns] = (x @ logit).view(len(few), -1)
+    return scores.add_(shift)

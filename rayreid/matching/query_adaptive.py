@@ -1,11 +1,9 @@
-"""Query-adaptive matching: maxima of the correlation of two maps, and what is made of them.
+"""Query-adaptive matching: what is made of the best matches of two maps' positions.
 
 Papers: Liao and Shao, "Interpretable and Generalizable Person Re-identification with
 Query-Adaptive Convolution and Temporal Lifting", ECCV 2020 (QAConv); the same, "Graph Sampling
 Based Deep Metric Learning", CVPR 2022 (one layer for both directions, hence symmetric).
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,62 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayreid.matching.folding import affine_of
-
-
-def correlation_maxima(
-    queries: Float[Tensor, "q c n"], gallery: Float[Tensor, "g c n"]
-) -> tuple[Float[Tensor, "q g n"], Float[Tensor, "q g n"]]:
-    """Return, for all pairs of maps of n positions, the best match of each position of either.
-
-    ``S[p, g, r, s] = <G_g[:, r], P_p[:, s]>``, which is the 1x1 convolution of the gallery's map
-    with the query's positions as kernels; the first result is ``max_r S`` for every s, the second
-    ``max_s S`` for every r. Holds S for the pairs given: ``4 q g n^2`` bytes in fp32.
-    """
-    (q, c, n), g = queries.shape, len(gallery)
-    kernels = queries.transpose(1, 2).reshape(q * n, c)
-    products = (kernels @ gallery.transpose(0, 1).reshape(c, g * n)).view(q, n, g, n)
-    return products.amax(3).transpose(1, 2), products.amax(1)
-
-
-def self_maxima(
-    maps: Float[Tensor, "b c n"],
-) -> tuple[Float[Tensor, "b b n"], Float[Tensor, "b b n"]]:
-    """Return `correlation_maxima` of a batch with itself, fast where gradients are wanted.
-
-    The best match of p's positions in g is the best match of them when g and p change places:
-    one maximum gives both directions.
-    """
-    back: Tensor = _BestMatches.apply(maps)  # in the type that autocast gives matrix products
-    return back.transpose(0, 1), back
-
-
-class _BestMatches(torch.autograd.Function):
-    """``max_s S[p, s, g, r]`` of maps with themselves; ties share the gradient evenly."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        b, c, n = maps.shape
-        kernels = maps.transpose(1, 2).reshape(b * n, c)
-        kind = maps.device.type
-        if torch.is_autocast_enabled(kind):
-            kernels = kernels.to(torch.get_autocast_dtype(kind))
-        products = (kernels @ kernels.T).view(b, n, b * n)
-        best = products.amax(1)
-        ctx.save_for_backward(kernels, products, best)
-        found: Tensor = best.view(b, b, n)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        kernels, products, best = ctx.saved_tensors
-        b, n, _ = products.shape
-        winners = (products == best[:, None]).to(products.dtype)
-        # Half precision counts exactly to 256, beyond any number of ties that matters.
-        share = gradients[0].reshape(best.shape).to(products.dtype) / winners.sum(1)
-        towards = winners.mul_(share[:, None]).view(b * n, b * n)
-        moved = towards @ kernels + towards.T @ kernels
-        gradient: Tensor = moved.view(b, n, -1).transpose(1, 2).to(gradients[0].dtype)
-        return gradient
 
 
 class MatchHead(nn.Module):

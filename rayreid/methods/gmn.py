@@ -89,6 +89,7 @@ class GMN(Method):
     """Trunk, BNNeck, classifier, and M-Net, whose logits are the scores."""
 
     Config: ClassVar[type[Settings]] = GMNConfig
+    symmetric: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, object]] = {
         "trunk.name": "resnet50",
         "trunk.weights": "timm",
@@ -131,11 +132,9 @@ class GMN(Method):
         """Return M-Net's logits; symmetric, and one constant for every crop with itself."""
         return self.metric.score(queries, gallery)
 
-    def pair_bytes(self, embedding: tuple[int, ...]) -> int:
-        """Return the bytes of a pair feature and of M-Net's activations on it."""
-        if not self.config.depth:
-            return 16
-        return 4 * 2 * (embedding[-1] + self.config.hidden)
+    def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
+        """Return the bytes of a score and of what it is summed from."""
+        return 16
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return the losses L_cls, L_tri, L_gmn and L_pic, the last if it has a weight."""

@@ -48,7 +48,8 @@ from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census
 from rayreid.matching.folding import affine_of
-from rayreid.matching.query_adaptive import MatchHead, correlation_maxima, self_maxima
+from rayreid.matching.maxima import correlation_maxima, self_maxima
+from rayreid.matching.query_adaptive import MatchHead
 from rayreid.method import Method
 from rayreid.nn.trunk import Trunk, TrunkSettings
 from rayreid.settings import Numbers, Settings
@@ -103,6 +104,7 @@ class QAConvMS(Method):
     """Trunk, convolutional neck, templates, self-attention, and a matching head a slice."""
 
     Config: ClassVar[type[Settings]] = QAConvMSConfig
+    symmetric: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, object]] = {
         "trunk.name": "resnet50",
         "trunk.weights": "timm",
@@ -170,21 +172,20 @@ class QAConvMS(Method):
         self, queries: Float[Tensor, "q slices c n"], gallery: Float[Tensor, "g slices c n"]
     ) -> Float[Tensor, "q g"]:
         """Return the scores of all pairs with the frozen statistics of training; symmetric."""
-        with torch.autocast(queries.device.type, enabled=False):
-            scores = torch.zeros(len(queries), len(gallery), device=queries.device)
-            for i, head in enumerate(self.heads):
-                assert isinstance(head, MatchHead)
-                maxima = correlation_maxima(queries[:, i].float(), gallery[:, i].float())
-                scores = scores + head.frozen(*maxima)
-            if self.sum_norm is None:
-                return scores
-            scale, shift = affine_of(self.sum_norm)
-            return scores * scale + shift
+        scores = torch.zeros(len(queries), len(gallery), device=queries.device)
+        for i, head in enumerate(self.heads):
+            assert isinstance(head, MatchHead)
+            maxima = correlation_maxima(queries[:, i].float(), gallery[:, i].float())
+            with torch.autocast(queries.device.type, enabled=False):
+                scores += head.frozen(*maxima)
+        if self.sum_norm is None:
+            return scores
+        scale, shift = affine_of(self.sum_norm)
+        return scores * scale + shift
 
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:
-        """Return the bytes of one slice's correlation, of its maxima and of a head's units."""
-        positions = embedding[-1]
-        return 4 * (positions**2 + 6 * positions + 4 * self.config.hidden)
+        """Return the bytes of one slice's maxima, twice, and of a head's units."""
+        return 4 * (4 * embedding[-1] + 2 * self.config.hidden)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return the loss of the scores of all pairs of the batch."""

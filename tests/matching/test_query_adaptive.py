@@ -1,4 +1,4 @@
-"""Query-adaptive matching against loops over pairs and positions."""
+"""Heads of query-adaptive matching against row by row transcriptions."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rayreid.matching.query_adaptive import MatchHead, correlation_maxima, self_maxima
+from rayreid.matching.query_adaptive import MatchHead
 
 SEEDS = st.integers(0, 10**6)
 SMALL = st.integers(1, 4)
@@ -14,18 +14,6 @@ SMALL = st.integers(1, 4)
 
 def random(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def slow_maxima(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a[p, g, s] = max_r S[p, g, r, s] and b[p, g, r] = max_s S[p, g, r, s]."""
-    n = queries.shape[2]
-    correlation = torch.empty(len(queries), len(gallery), n, n)
-    for p in range(len(queries)):
-        for g in range(len(gallery)):
-            for r in range(n):
-                for s in range(n):
-                    correlation[p, g, r, s] = (gallery[g, :, r] * queries[p, :, s]).sum()
-    return correlation.amax(2), correlation.amax(3)
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
@@ -61,59 +49,6 @@ def spread(head: MatchHead) -> MatchHead:
                 norm.running_mean.normal_()
                 norm.running_var.uniform_(0.5, 2)
     return head
-
-
-@given(seed=SEEDS, q=SMALL, g=SMALL, c=SMALL, n=SMALL)
-def test_maxima_are_best_matches_of_positions(seed: int, q: int, g: int, c: int, n: int) -> None:
-    queries, gallery = random(seed, q, c, n), random(seed + 1, g, c, n)
-    for found, slow in zip(
-        correlation_maxima(queries, gallery), slow_maxima(queries, gallery), strict=True
-    ):
-        assert torch.allclose(found, slow, atol=1e-5)
-
-
-@given(seed=SEEDS, b=SMALL, c=SMALL, n=SMALL)
-def test_maxima_of_a_batch_with_itself_are_the_same(seed: int, b: int, c: int, n: int) -> None:
-    maps = random(seed, b, c, n)
-    for found, slow in zip(self_maxima(maps), slow_maxima(maps, maps), strict=True):
-        assert torch.allclose(found, slow, atol=1e-5)
-
-
-@given(seed=SEEDS, b=SMALL, n=SMALL, ties=st.booleans())
-def test_gradient_is_that_of_autograd_through_both_maxima(
-    seed: int, b: int, n: int, ties: bool
-) -> None:
-    # Maps of small whole numbers have many equal best matches; maps of all kinds have some:
-    # S[p, s, g, r] = S[g, r, p, s].
-    maps = random(seed, b, 3, n).double()
-    maps = (maps.round() if ties else maps).requires_grad_()
-    weights = random(seed + 1, 2, b, b, n).double()
-    gradients = []
-    for forth, back in (self_maxima(maps), correlation_maxima(maps, maps)):
-        loss = (forth * weights[0] + back * weights[1]).sum()
-        gradients.append(torch.autograd.grad(loss, maps)[0])
-    assert torch.allclose(*gradients, atol=1e-10)
-
-
-def test_gradient_of_maxima_passes_gradcheck() -> None:
-    maps = random(1, 3, 4, 5).double().requires_grad_()
-    assert torch.autograd.gradcheck(self_maxima, maps)
-
-
-def test_maxima_in_bf16_are_near_those_in_fp32() -> None:
-    maps = nn.functional.normalize(random(2, 4, 16, 12), dim=1).requires_grad_()
-    exact = self_maxima(maps)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = self_maxima(maps)
-    assert rough[0].dtype == torch.bfloat16
-    for one, other in zip(exact, rough, strict=True):
-        assert torch.allclose(one, other.float(), atol=0.02)
-    (wanted,) = torch.autograd.grad(sum(side.sum() for side in exact), maps)
-    (found,) = torch.autograd.grad(sum(side.float().sum() for side in rough), maps)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    # Near ties fall differently in bf16, so single positions may differ.
-    assert nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0) > 0.9
 
 
 @given(seed=SEEDS, hidden=st.sampled_from([0, 1, 7]), q=st.integers(2, 4), n=st.integers(2, 5))

@@ -80,6 +80,28 @@ def test_scores_are_fp32_and_ignore_tiling(name: str) -> None:
         assert torch.allclose(tiled, whole, atol=1e-4), f"in tiles of {pairs} pairs"
 
 
+def test_a_set_is_scored_with_itself_as_with_any(name: str) -> None:
+    method = learnt(name)
+    with torch.inference_mode():
+        crops = method.embed(images(7))
+    itself = score_all(method, crops, crops, tile_bytes=10 * method.pair_bytes(crops.shape[1:]))
+    assert method.symmetric
+    assert torch.equal(itself, itself.T)
+    assert torch.allclose(itself, score_all(method, crops, crops.clone()), atol=1e-4)
+
+
+def test_scores_of_half_precision_products_are_near_and_fp32(name: str) -> None:
+    method = learnt(name)
+    with torch.inference_mode():
+        queries, gallery = method.embed(images(5)), method.embed(images(7, 1))
+    exact = score_all(method, queries, gallery)
+    half = score_all(method, queries, gallery, half=True)
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().max() <= 0.2 * exact.std()
+    # Cosines take one product, which fp32 makes cheap enough.
+    assert torch.equal(half, exact) == (name not in ("gmn", "qaconv_ms"))
+
+
 def test_losses_are_finite_and_reach_every_parameter(name: str) -> None:
     # One step first: residual branches start with a gain of zero, which no gradient passes.
     method = learnt(name).train()
