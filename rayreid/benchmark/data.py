@@ -5,13 +5,10 @@ import os
 import platform
 import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from rayreid.benchmark.timing import medians, threads
 from rayreid.data.augmentation import moved
 from rayreid.data.decoding import TURBO, decode_all
 from rayreid.data.synthetic import GENERATOR_VERSION, draw_domain
@@ -84,13 +82,13 @@ def data(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: dict[str, Mapping[str, float]] = {}
-    with _one_thread(), tempfile.TemporaryDirectory() as folder:
+    with threads(1), tempfile.TemporaryDirectory() as folder:
         for height, width in sizes:
             name = f"{height}x{width}"
             files = _stored(Path(folder) / name, height, width, people)
             pixels = _mapped(Path(folder) / f"{name}.pixels", files, kept)
             parts = _parts(files, pixels, batch, device)
-            seconds = _medians(parts, rounds)
+            seconds = medians(parts, rounds, TURN)
             rows[name] = {part: seconds[part] / batch for part in parts}
             tell(f"{name}: {', '.join(f'{p} {1 / s:.0f}' for p, s in rows[name].items())} a second")
     found = {
@@ -188,25 +186,6 @@ def _parts(
     }
 
 
-def _medians(parts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of a call of each part, all timed in turn after a round to warm up.
-
-    A part has as many calls a turn as fill `TURN`: a loader does the same all the time, and finds
-    the caches as it left them, not as another part did.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
-    calls = dict.fromkeys(parts, 1)
-    for _ in range(1 + rounds):
-        for name, part in parts.items():
-            started = time.perf_counter()
-            for _ in range(calls[name]):
-                part()
-            taken = (time.perf_counter() - started) / calls[name]
-            seconds[name].append(taken)
-            calls[name] = max(1, round(TURN / max(taken, 1e-9)))
-    return {name: median(taken[1:]) for name, taken in seconds.items()}
-
-
 def _figures(way: Way, rows: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
     """Return images a second of a way, and how many times the peers', one for each size."""
     seconds = [sum(row[part] for part in way.parts) for row in rows.values()]
@@ -237,13 +216,3 @@ def _mapped(path: Path, files: Sequence[Path], kept: int) -> np.ndarray:
         pixels[start : start + once] = pixels[: min(once, kept - start)]
     pixels.flush()
     return np.memmap(path, np.uint8, "r", shape=pixels.shape)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

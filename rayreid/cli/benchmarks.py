@@ -31,6 +31,18 @@ def data_benchmark(rounds: int, to: Path) -> None:
     click.echo(data(to, tell=lambda line: click.echo(line, err=True), rounds=rounds))
 
 
+@benchmark.command("matching")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=7, show_default=True,
+              help="Turns of each form, whose median counts.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/matching"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def matching_benchmark(rounds: int, to: Path) -> None:
+    """Measure how fast pairs are scored on a CPU, beside the straightforward forms."""
+    from rayreid.benchmark.matching import matching
+
+    click.echo(matching(to, tell=lambda line: click.echo(line, err=True), rounds=rounds))
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

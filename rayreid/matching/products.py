@@ -13,8 +13,8 @@ CONVOLUTION_IMAGES = 16
 """Below so many images oneDNN's convolution falls back to a slower way."""
 CLEARLY = 0.87
 """What share of `torch.mm`'s time another way may take to be preferred: less is noise."""
-TIMED_PRODUCTS = 1 << 28
-"""Largest product that is timed, in multiplications: some milliseconds of a core."""
+TIMED_PRODUCTS = 1 << 30
+"""Largest product that is timed, in multiplications: some twenty milliseconds of a core."""
 
 Way = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,7 +80,8 @@ def _fastest(shape: tuple[int, int, int], threads: int) -> Way:  # noqa: ARG001 
     """Return the way to prefer for products of about a shape, by timing each on zeros."""
     m, n, k = shape
     a, b = torch.zeros(m, k), torch.zeros(n, k)
-    best, shortest = by_mm, CLEARLY * _seconds(by_mm, a, b)
+    best: Way = by_mm
+    shortest = CLEARLY * _seconds(by_mm, a, b)
     for way in WAYS[1:]:
         if (taken := _seconds(way, a, b)) < shortest:
             best, shortest = way, taken
@@ -90,7 +91,7 @@ def _fastest(shape: tuple[int, int, int], threads: int) -> Way:  # noqa: ARG001 
 def _seconds(way: Way, a: Tensor, b: Tensor) -> float:
     """Return the shortest of a few times, after one to warm up."""
     times = []
-    for _ in range(4):
+    for _ in range(3):
         started = time.perf_counter()
         way(a, b)
         times.append(time.perf_counter() - started)
