@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -85,7 +86,8 @@ def measured(tell: Callable[[str], None], *, tune: bool = False) -> dict[str, ob
             "triton installed: run it on a machine that has one"
         )
     peak = matrix_peak()
-    where = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    versions = f"torch {torch.__version__}, triton {version('triton')}"
+    where = f"{torch.cuda.get_device_name()}, {versions}"
     tell(f"{where}: {peak / 1e12:.0f} TFLOP/s in a product of 8192 x 8192 fp16 matrices\n")
     rates = [rate for c in (128, 512) for rate in scoring_rates(c)]
     tell(rate_table(rates, peak))
@@ -142,14 +144,17 @@ def scoring_rates(c: int) -> list[Rate]:
     """Return the rate and the error of each way, in each type that a matrix unit may take."""
     exact = random_maps(QUERIES, c, torch.float32), random_maps(GALLERY, c, torch.float32)
     weights = torch.rand(POSITIONS, device="cuda")
-    truth = plain_scores(exact[0][:16].double(), exact[1][:16].double(), weights.double())
+    # Pairs that are more and less alike, as real ones are.
+    share = torch.linspace(0, 1, 16, device="cuda")[:, None, None]
+    near = F.normalize(share * exact[0][:16] + (1 - share) * exact[1][:16], dim=1)
+    truth = plain_scores(exact[0][:16].double(), near.double(), weights.double())
     rates = []
     for dtype in (torch.half, torch.bfloat16, torch.float32):
         queries, gallery = (maps.to(dtype) for maps in exact)
         if dtype == torch.float32:  # Slow: of a few.
             gallery = gallery[: GALLERY // 16]
         for way, (scores, q, g) in WAYS.items():
-            few = scores(queries[:16], gallery[:16], weights).double()
+            few = scores(queries[:16], near.to(dtype), weights).double()
             error = ((few - truth).abs().max() / truth.std()).item()
             these = queries[:q], gallery[:g]
             seconds = seconds_of(partial(scores, *these, weights))

@@ -18,9 +18,11 @@ from torch import Tensor
 from rayreid.matching.folding import affine_of
 from rayreid.matching.query_adaptive import MatchHead
 
+SHARED_BYTES = 227 * 2**10
+"""Shared memory that a program may have on a Hopper."""
+
 HELD_BYTES = 96 * 2**10
-"""Largest maps of a program's queries that stay in shared memory, of a Hopper's 227 KiB: beside
-them it holds the gallery's blocks, two or three deep, or a second program."""
+"""Largest maps of a program's queries that it holds: some compilers hold them in registers."""
 
 PROGRAMS = 2048
 """Programs that keep a large GPU busy: some for each of about 130 multiprocessors."""
@@ -51,11 +53,20 @@ class Tiling:
     """Whether the queries stay on the chip."""
     warps: int
     stages: int
-    """Slices of the gallery that are on their way at a time."""
+    """Slices that are on their way at a time."""
+
+    def held_bytes(self, n: int) -> int:
+        """Return the size of the held queries, of n positions in half precision."""
+        return 2 * self.queries * -(-n // self.block) * self.block * self.channels * self.held
+
+    def shared_bytes(self, n: int) -> int:
+        """Return the shared memory of a program, for maps in half precision."""
+        sides = self.maps + self.queries * (not self.held)
+        return self.held_bytes(n) + 2 * self.stages * sides * self.block * self.channels
 
 
-def tiling_of(c: int, n: int, dtype: torch.dtype) -> Tiling:
-    """Return the tiling for maps of c channels and n positions.
+def tiling_of(c: int, n: int, dtype: torch.dtype, shared: int = SHARED_BYTES) -> Tiling:
+    """Return the tiling for maps of c channels and n positions, of programs with so many bytes.
 
     By arithmetic for an H200, and by what the compiler says of registers and shared memory; not
     tuned on one: ``python -m rayreid.benchmark.gpu_matching --tune`` measures others.
@@ -68,12 +79,14 @@ def tiling_of(c: int, n: int, dtype: torch.dtype) -> Tiling:
     if dtype == torch.float32:
         # No matrix unit computes fp32 exactly: small slices in registers.
         return Tiling(block, several, several, 16, held=False, warps=4, stages=2)
-    channels = max(16, 1 << (c - 1).bit_length())
-    padded = -(-n // block) * block
-    if several * padded * channels * 2 <= HELD_BYTES:
-        return Tiling(block, several, several, channels, held=True, warps=4, stages=2)
+    whole = max(16, 1 << (c - 1).bit_length())
+    held = Tiling(block, several, several, whole, held=True, warps=4, stages=2)
     # Blocks of 128 x 128 read half of what 64 x 64 would, and the L2 is the limit here.
-    return Tiling(block, 2 * several, 2 * several, 64, held=False, warps=8, stages=3)
+    wide = Tiling(block, 2 * several, 2 * several, 64, held=False, warps=8, stages=3)
+    small = Tiling(block, several, several, 64, held=False, warps=4, stages=2)
+    if held.held_bytes(n) <= HELD_BYTES and held.shared_bytes(n) < shared:
+        return held
+    return wide if wide.shared_bytes(n) < shared else small
 
 
 def correlation_maxima(
@@ -125,8 +138,8 @@ def self_maxima(
     """Return `query_adaptive.self_maxima` in fp32, with its gradient.
 
     Under autocast the maps are first rounded to its type. Of equal matches the first has all of
-    the gradient. Memory: ``6 b^2 n`` bytes kept for the backward, about ten times that in it,
-    whatever c is.
+    the gradient. The backward keeps the maps and ``2 b^2 n`` bytes; nothing is as large as
+    ``b^2 n^2``, nor as ``b^2 n c``.
     """
     forth: Tensor = _BestMatches.apply(maps)
     return forth, forth.transpose(0, 1)
@@ -185,7 +198,8 @@ def scattered(maps: Tensor, place: Tensor, gradient: Tensor) -> Tensor:
     b, c, n = maps.shape
     kernels = maps.float().transpose(1, 2).reshape(b * n, c)
     weights = gradient.float()
-    chosen = place.long() + n * torch.arange(b, device=maps.device)[:, None]
+    positions = torch.arange(b * n, device=maps.device, dtype=torch.int32)
+    chosen = place + positions[::n, None]
     moved = F.embedding_bag(
         chosen.transpose(1, 2).reshape(b * n, b),
         kernels,
@@ -194,11 +208,11 @@ def scattered(maps: Tensor, place: Tensor, gradient: Tensor) -> Tensor:
     )
     # Sorting brings together all that chose one position; in a fixed order, unlike atomic sums.
     found, order = chosen.flatten().sort(stable=True)
-    chooser = torch.arange(b * n, device=maps.device).view(b, 1, n).expand(b, b, n)
+    chooser = positions.view(b, 1, n).expand(b, b, n)
     moved += F.embedding_bag(
         chooser.flatten()[order],
         kernels,
-        torch.searchsorted(found, torch.arange(b * n, device=maps.device)),
+        torch.searchsorted(found, positions, out_int32=True),
         mode="sum",
         per_sample_weights=weights.flatten()[order],
     )
@@ -220,7 +234,12 @@ def _launch(
     (q, c, n), g = queries.shape, len(gallery)
     if not q * g:
         return
-    tiling = tiling or tiling_of(c, n, queries.dtype)
+    if tiling is None:
+        shared = SHARED_BYTES
+        if queries.is_cuda:
+            device = torch.cuda.get_device_properties(queries.device)
+            shared = device.shared_memory_per_block_optin
+        tiling = tiling_of(c, n, queries.dtype, shared)
     queries = _padded(queries, tiling.block, tiling.channels)
     gallery = _padded(gallery, tiling.block, tiling.channels)
     positions = queries.shape[2]

@@ -43,7 +43,7 @@ def pair_maxima(
         if HELD:
             held = held + (tl.load(queries + query_at + i * BLOCK),)
         highest = highest + (tl.full((ROWS, MAPS), float("-inf"), tl.float32),)
-    total = tl.zeros((QUERIES, COLUMNS), tl.float32)
+    score = tl.zeros((QUERIES, MAPS), tl.float32)
     groups = tl.cdiv(tl.minimum(span, g - left), MAPS)
     # One loop over maps and their blocks: a loop within a loop would wait for its first loads.
     for step in range(groups * BLOCKS):
@@ -75,19 +75,19 @@ def pair_maxima(
         if HELD:
             across = tl.max(tl.reshape(across, (QUERIES, BLOCK, COLUMNS)), 1)
         if WEIGHTED:
-            weight = tl.load(weights + j * BLOCK + column % BLOCK)
-            total = tl.where(j == 0, 0.0, total) + weight[None, :] * across
+            # Summed in each step: a vector of sums would stay in registers that are short.
+            weighted = tl.load(weights + j * BLOCK + column % BLOCK)[None, :] * across
+            part = tl.sum(tl.reshape(weighted, (QUERIES, MAPS, BLOCK)), 2)
+            score = tl.where(j == 0, 0.0, score) + part
         else:
             pair = _clipped(top, q, QUERIES)[:, None] * g + (first + other)[None, :]
             place = j * BLOCK + column % BLOCK
             tl.store(back + pair * COUNTED + place[None, :], across, (place < COUNTED)[None, :])
         if j == BLOCKS - 1:
             if WEIGHTED:
-                score = tl.sum(tl.reshape(total, (QUERIES, MAPS, BLOCK)), 2)
                 for i in tl.static_range(BLOCKS):
-                    weight_of_row = tl.load(weights + i * BLOCK + row % BLOCK)[:, None]
-                    weighted = tl.reshape(highest[i] * weight_of_row, (QUERIES, BLOCK, MAPS))
-                    score += tl.sum(weighted, 1)
+                    of_rows = tl.load(weights + i * BLOCK + row % BLOCK)[:, None] * highest[i]
+                    score += tl.sum(tl.reshape(of_rows, (QUERIES, BLOCK, MAPS)), 1)
                 of = _clipped(top, q, QUERIES)[:, None] * g + _clipped(first, g, MAPS)[None, :]
                 tl.store(forth + of, score)
             else:

@@ -81,24 +81,31 @@ def test_gradient_by_the_winners_is_autograds(seed: int, b: int, c: int, n: int)
     c=st.integers(1, 600),
     n=st.integers(1, 400),
     dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    shared=st.sampled_from([64, 96, 163, 227]).map(lambda kib: kib * 2**10),
 )
-def test_tilings_fit(c: int, n: int, dtype: torch.dtype) -> None:
-    tiling = tiling_of(c, n, dtype)
+def test_tilings_fit(c: int, n: int, dtype: torch.dtype, shared: int) -> None:
+    tiling = tiling_of(c, n, dtype, shared)
     blocks = -(-n // tiling.block)
     assert blocks <= 7, "the kernel is unrolled over them"
     assert tiling.queries * tiling.block in (64, 128), "whole instructions of the matrix unit"
     assert tiling.queries * tiling.block == tiling.maps * tiling.block
     assert not tiling.held or tiling.channels >= c
-    # Half precision: queries that are held, and all that is on its way, in 227 KiB.
-    slices = tiling.maps * tiling.block + (0 if tiling.held else tiling.queries * tiling.block)
-    held = tiling.queries * blocks * tiling.block * tiling.channels * tiling.held
-    assert 2 * (held + tiling.stages * slices * tiling.channels) <= 200 * 2**10
+    if dtype != torch.float32:
+        assert tiling.shared_bytes(n) < shared
+    # What the kernel holds: queries, and slices of one side or of both.
+    columns, rows = tiling.maps * tiling.block, tiling.queries * tiling.block
+    held = rows * blocks * tiling.channels if tiling.held else 0
+    sliced = tiling.stages * tiling.channels * (columns if tiling.held else rows + columns)
+    assert tiling.shared_bytes(n) == 2 * (held + sliced)
 
 
 def test_tilings_of_common_maps() -> None:
     half = torch.float16
     assert tiling_of(128, 192, half) == Tiling(64, 1, 1, 128, held=True, warps=4, stages=2)
     assert tiling_of(512, 192, half) == Tiling(64, 2, 2, 64, held=False, warps=8, stages=3)
+    # A T4.
+    small = Tiling(64, 1, 1, 64, held=False, warps=4, stages=2)
+    assert tiling_of(128, 192, half, 64 * 2**10) == small
     assert [tiling_of(128, n, half).block for n in (8, 32, 50, 96, 128, 384)] == [
         16, 32, 64, 32, 64, 64,
     ]  # fmt: skip
