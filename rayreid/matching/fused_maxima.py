@@ -227,7 +227,7 @@ def _launch(
     back: Tensor,
     tiling: Tiling | None,
 ) -> None:
-    """Run `maxima_kernels.pair_maxima` over all pairs."""
+    """Run the kernel for all pairs."""
     from rayreid.matching import maxima_kernels
 
     assert not (torch.is_grad_enabled() and (queries.requires_grad or gallery.requires_grad))
@@ -248,14 +248,20 @@ def _launch(
     blocks = -(-q // tiling.queries)
     groups = min(64, max(1, blocks * g // (tiling.maps * PROGRAMS)))
     span = groups * tiling.maps
+    constants = {
+        "POSITIONS": positions, "COUNTED": n, "BLOCK": tiling.block, "QUERIES": tiling.queries,
+        "MAPS": tiling.maps, "CHANNELS": tiling.channels, "WEIGHTED": weights is not None,
+        "num_warps": tiling.warps, "num_stages": tiling.stages,
+    }  # fmt: skip
+    kernel = maxima_kernels.held_maxima
+    if not tiling.held:
+        kernel = maxima_kernels.sliced_maxima
+        constants["SLICES"] = queries.shape[1] // tiling.channels
+        constants["ROOM"] = 1 << (positions // tiling.block - 1).bit_length()
     with _device_of(queries):
-        maxima_kernels.pair_maxima[(blocks * -(-g // span),)](
+        kernel[(blocks * -(-g // span),)](
             queries, gallery, forth if weights is None else weights, forth, back,
-            q, g, queries.shape[1], queries.stride(0), gallery.stride(0), span,
-            POSITIONS=positions, COUNTED=n, BLOCK=tiling.block,
-            QUERIES=tiling.queries, MAPS=tiling.maps, CHANNELS=tiling.channels,
-            HELD=tiling.held, WEIGHTED=weights is not None,
-            num_warps=tiling.warps, num_stages=tiling.stages,
+            q, g, queries.stride(0), gallery.stride(0), span, **constants,
         )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def compiled(kernel, constants: dict[str, int], kind: str, warps: int, stages: i
     ("c", "n", "kind", "weighted"),
     [
         (128, 192, "fp16", True),
+        (512, 192, "fp16", True),
         (512, 192, "fp16", False),
         (128, 50, "bf16", True),
         (64, 7, "fp16", False),
@@ -53,12 +54,17 @@ def compiled(kernel, constants: dict[str, int], kind: str, warps: int, stages: i
 )
 def test_maxima_compile(c: int, n: int, kind: str, weighted: bool) -> None:
     tiling = tiling_of(c, n, TYPES[kind])
+    blocks = -(-n // tiling.block)
     constants = {
-        "POSITIONS": -(-n // tiling.block) * tiling.block, "COUNTED": n, "BLOCK": tiling.block,
+        "POSITIONS": blocks * tiling.block, "COUNTED": n, "BLOCK": tiling.block,
         "QUERIES": tiling.queries, "MAPS": tiling.maps, "CHANNELS": tiling.channels,
-        "HELD": tiling.held, "WEIGHTED": weighted,
+        "WEIGHTED": weighted,
     }  # fmt: skip
-    found = compiled(maxima_kernels.pair_maxima, constants, kind, tiling.warps, tiling.stages)
+    kernel = maxima_kernels.held_maxima
+    if not tiling.held:
+        kernel = maxima_kernels.sliced_maxima
+        constants |= {"SLICES": c // tiling.channels, "ROOM": 1 << (blocks - 1).bit_length()}
+    found = compiled(kernel, constants, kind, tiling.warps, tiling.stages)
     assert found.metadata.shared <= 227 * 2**10
     # Hopper's matrix unit; fp32 has none that is exact.
     assert ("wgmma.mma_async" in found.asm["ptx"]) == (kind != "fp32")

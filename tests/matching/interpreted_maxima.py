@@ -6,7 +6,7 @@ bf16 is left out: the interpreter's products of it are wrong.
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from rayreid.matching.fused_maxima import (
 from tests.matching.test_query_adaptive import MatchHead, random, spread
 
 SEEDS = st.integers(0, 10**6)
+# An example may take a second, and hundreds to shrink.
+FEW = settings(max_examples=6, phases=[Phase.generate])
 TILINGS = (
     Tiling(16, 1, 1, 32, held=True, warps=4, stages=2),
     Tiling(16, 2, 4, 32, held=True, warps=4, stages=2),
@@ -68,7 +70,7 @@ def test_error_is_small_beside_the_deviation(
     sign=st.sampled_from([None, 1, -1]),
     programs=st.sampled_from([1, 2048]),
 )
-@settings(max_examples=6)
+@FEW
 def test_maxima_of_any_shape(
     tiling: Tiling | None, seed: int, q: int, g: int, c: int, n: int, sign: int | None,
     programs: int,
@@ -128,7 +130,7 @@ def test_scores_are_those_of_the_folded_head(hidden: int) -> None:
 
 
 @given(seed=SEEDS, b=st.integers(1, 3), c=st.integers(1, 20), n=st.integers(1, 40))
-@settings(max_examples=8)
+@FEW
 def test_the_first_of_equal_matches_wins(seed: int, b: int, c: int, n: int) -> None:
     maps = random(seed, b, c, n).round()
     best, place = winners(maps)
@@ -138,7 +140,7 @@ def test_the_first_of_equal_matches_wins(seed: int, b: int, c: int, n: int) -> N
 
 
 @given(seed=SEEDS, b=st.integers(1, 3), n=st.integers(1, 40))
-@settings(max_examples=8)
+@FEW
 def test_gradient_is_autograds_through_both_maxima(seed: int, b: int, n: int) -> None:
     maps = random(seed, b, 6, n).requires_grad_()
     exact = maps.detach().double().requires_grad_()
