@@ -54,6 +54,7 @@ CANDIDATES = (
     Tiling(64, 2, 2, 128, held=False, warps=8, stages=2),
     Tiling(64, 2, 4, 64, held=False, warps=8, stages=3),
     Tiling(64, 2, 4, 64, held=False, warps=16, stages=3),
+    Tiling(64, 4, 2, 64, held=False, warps=8, stages=3),
 )
 """Those that compile for Hopper; some spill registers."""
 

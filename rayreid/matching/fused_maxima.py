@@ -24,6 +24,9 @@ SHARED_BYTES = 227 * 2**10
 HELD_BYTES = 96 * 2**10
 """Largest maps of a program's queries that it holds: some compilers hold them in registers."""
 
+REDUCTION_BYTES = 8 * 2**10
+"""More than the compilers tried take for maxima across warps."""
+
 PROGRAMS = 2048
 """Programs that keep a large GPU busy: some for each of about 130 multiprocessors."""
 
@@ -60,9 +63,10 @@ class Tiling:
         return 2 * self.queries * -(-n // self.block) * self.block * self.channels * self.held
 
     def shared_bytes(self, n: int) -> int:
-        """Return the shared memory of a program, for maps in half precision."""
+        """Return the shared memory of a program, at most, for maps in half precision."""
         sides = self.maps + self.queries * (not self.held)
-        return self.held_bytes(n) + 2 * self.stages * sides * self.block * self.channels
+        sliced = 2 * self.stages * sides * self.block * self.channels
+        return self.held_bytes(n) + sliced + REDUCTION_BYTES
 
 
 def tiling_of(c: int, n: int, dtype: torch.dtype, shared: int = SHARED_BYTES) -> Tiling:
@@ -78,15 +82,15 @@ def tiling_of(c: int, n: int, dtype: torch.dtype, shared: int = SHARED_BYTES) ->
     several = 64 // block
     if dtype == torch.float32:
         # No matrix unit computes fp32 exactly: small slices in registers.
-        return Tiling(block, several, several, 16, held=False, warps=4, stages=2)
+        return Tiling(block, several, several, 32, held=False, warps=4, stages=2)
     whole = max(16, 1 << (c - 1).bit_length())
     held = Tiling(block, several, several, whole, held=True, warps=4, stages=2)
     # Blocks of 128 x 128 read half of what 64 x 64 would, and the L2 is the limit here.
     wide = Tiling(block, 2 * several, 2 * several, 64, held=False, warps=8, stages=3)
     small = Tiling(block, several, several, 64, held=False, warps=4, stages=2)
-    if held.held_bytes(n) <= HELD_BYTES and held.shared_bytes(n) < shared:
+    if held.held_bytes(n) <= HELD_BYTES and held.shared_bytes(n) <= shared:
         return held
-    return wide if wide.shared_bytes(n) < shared else small
+    return wide if wide.shared_bytes(n) <= shared else small
 
 
 def correlation_maxima(

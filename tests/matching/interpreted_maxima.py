@@ -67,17 +67,13 @@ def test_error_is_small_beside_the_deviation(
     g=st.integers(1, 9),
     c=st.integers(1, 32),
     n=st.integers(1, 40),
-    sign=st.sampled_from([None, 1, -1]),
     programs=st.sampled_from([1, 2048]),
 )
 @FEW
 def test_maxima_of_any_shape(
-    tiling: Tiling | None, seed: int, q: int, g: int, c: int, n: int, sign: int | None,
-    programs: int,
-) -> None:  # fmt: skip
+    tiling: Tiling | None, seed: int, q: int, g: int, c: int, n: int, programs: int
+) -> None:
     queries, gallery = random(seed, q, c, n), random(seed + 1, g, c, n)
-    if sign is not None:  # Padding of zeros would win over products that are all negative.
-        queries, gallery = queries.abs(), gallery.abs() * sign
     weights = random(seed + 2, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_maxima, "PROGRAMS", programs)
@@ -96,6 +92,16 @@ def test_tilings_that_are_measured_give_the_same(tiling: Tiling) -> None:
     weights = random(5, 70)
     found = weighted_maxima(queries, gallery, weights, tiling)
     assert torch.allclose(found, plain_scores(queries, gallery, weights), atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+def test_padding_does_not_win_over_negative_products(tiling: Tiling | None) -> None:
+    queries, gallery = random(1, 2, 3, 7).abs() + 1, -random(2, 3, 3, 7).abs() - 1
+    for found, wanted in zip(
+        correlation_maxima(queries, gallery, tiling), plain_maxima(queries, gallery), strict=True
+    ):
+        assert found.max() < -2
+        assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_slices_of_a_stack_of_maps() -> None:

@@ -91,12 +91,12 @@ def test_tilings_fit(c: int, n: int, dtype: torch.dtype, shared: int) -> None:
     assert tiling.queries * tiling.block == tiling.maps * tiling.block
     assert not tiling.held or tiling.channels >= c
     if dtype != torch.float32:
-        assert tiling.shared_bytes(n) < shared
+        assert tiling.shared_bytes(n) <= shared
     # What the kernel holds: queries, and slices of one side or of both.
     columns, rows = tiling.maps * tiling.block, tiling.queries * tiling.block
     held = rows * blocks * tiling.channels if tiling.held else 0
     sliced = tiling.stages * tiling.channels * (columns if tiling.held else rows + columns)
-    assert tiling.shared_bytes(n) == 2 * (held + sliced)
+    assert tiling.shared_bytes(n) == 2 * (held + sliced) + 8 * 2**10
 
 
 def test_tilings_of_common_maps() -> None:
