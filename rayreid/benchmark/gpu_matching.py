@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rayreid.matching import fused_maxima
 from rayreid.matching.fused_maxima import Tiling, tiling_of
+from rayreid.matching.maxima import self_maxima
 
 Maxima = tuple[Tensor, Tensor]
 
@@ -210,7 +211,7 @@ def training_step(c: int) -> dict[str, float]:
         return plain_maxima(maps, maps)
 
     ways: Mapping[str, Callable[[Tensor], Maxima]] = {
-        "fused": fused_maxima.self_maxima,
+        "fused": self_maxima,
         "plain": plain,
     }
     found: dict[str, float] = {}

@@ -262,5 +262,5 @@ def _page(
     )  # fmt: skip
 
 
-def _mebibytes(count: float | None) -> str:
+def _mebibytes(count: int | float | None) -> str:
     return "?" if count is None else f"{count / 2**20:.0f}"

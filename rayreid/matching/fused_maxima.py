@@ -1,22 +1,18 @@
 """Query-adaptive matching on a GPU: maxima of correlations that are never written to memory.
 
-What `rayreid.matching.query_adaptive` computes, by the kernels in
-`rayreid.matching.maxima_kernels`. For scoring: `match_scores`; for learning: `self_maxima`; both
-where `available` says so.
+What `rayreid.matching.maxima` computes, by the kernels in `rayreid.matching.maxima_kernels`, where
+`available` says so. For scoring: `correlation_maxima`, and `weighted_maxima` where all that is made
+of them is a weighted sum; for learning: `winners`.
 """
 
 import importlib.util
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-
-from rayreid.matching.folding import affine_of
-from rayreid.matching.query_adaptive import MatchHead
 
 SHARED_BYTES = 227 * 2**10
 """Shared memory that a program may have on a Hopper."""
@@ -98,7 +94,7 @@ def correlation_maxima(
     gallery: Float[Tensor, "g c n"],
     tiling: Tiling | None = None,
 ) -> tuple[Float[Tensor, "q g n"], Float[Tensor, "q g n"]]:
-    """Return `query_adaptive.correlation_maxima` in fp32, without a gradient.
+    """Return `rayreid.matching.maxima.correlation_maxima` in fp32, without a gradient.
 
     Products are of the type given, sums in fp32. fp16 runs on the matrix unit, and rounds maps
     that are normalised over channels less than bf16 would; fp32 does not.
@@ -122,54 +118,6 @@ def weighted_maxima(
     return scores
 
 
-def match_scores(
-    head: MatchHead, queries: Float[Tensor, "q c n"], gallery: Float[Tensor, "g c n"]
-) -> Float[Tensor, "q g"]:
-    """Return ``head.frozen(*correlation_maxima(queries, gallery))``, without a gradient."""
-    with torch.no_grad():
-        if head.hidden is not None:
-            return head.frozen(*correlation_maxima(queries, gallery))
-        norm_scale, norm_shift = affine_of(head.norm)
-        scale, shift = affine_of(head.score_norm)
-        logit = scale * head.logit.weight[0]
-        constant = 2 * norm_shift * logit.sum() + shift
-        return weighted_maxima(queries, gallery, norm_scale * logit) + constant
-
-
-def self_maxima(
-    maps: Float[Tensor, "b c n"],
-) -> tuple[Float[Tensor, "b b n"], Float[Tensor, "b b n"]]:
-    """Return `query_adaptive.self_maxima` in fp32, with its gradient.
-
-    Under autocast the maps are first rounded to its type. Of equal matches the first has all of
-    the gradient. The backward keeps the maps and ``2 b^2 n`` bytes; nothing is as large as
-    ``b^2 n^2``, nor as ``b^2 n c``.
-    """
-    forth: Tensor = _BestMatches.apply(maps)
-    return forth, forth.transpose(0, 1)
-
-
-class _BestMatches(torch.autograd.Function):
-    """``max_r S[p, s, g, r]`` of maps with themselves, and its gradient by the winners."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        kind = maps.device.type
-        rounded = maps
-        if torch.is_autocast_enabled(kind):
-            rounded = maps.to(torch.get_autocast_dtype(kind))
-        best, place = winners(rounded.detach())
-        ctx.save_for_backward(rounded, place)
-        ctx.kind = maps.dtype
-        return best
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        maps, place = ctx.saved_tensors
-        return scattered(maps, place, gradients[0]).to(ctx.kind)
-
-
 def winners(maps: Float[Tensor, "b c n"]) -> tuple[Tensor, Tensor]:
     """Return the best match of each position s of map p in map g, and at which r: [p, g, s].
 
@@ -191,36 +139,6 @@ def winners(maps: Float[Tensor, "b c n"]) -> tuple[Tensor, Tensor]:
             num_warps=4, num_stages=3,
         )  # fmt: skip
     return best, place
-
-
-def scattered(maps: Tensor, place: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient in the maps [b, c, n] of best matches [b, b, n], summed in fp32.
-
-    Match (p, s) -> (g, r) moves p's position s towards g's r, and r towards s: each position is
-    moved by the sum of what it chose and of what chose it, each weighed by the gradient.
-    """
-    b, c, n = maps.shape
-    kernels = maps.float().transpose(1, 2).reshape(b * n, c)
-    weights = gradient.float()
-    positions = torch.arange(b * n, device=maps.device, dtype=torch.int32)
-    chosen = place + positions[::n, None]
-    moved = F.embedding_bag(
-        chosen.transpose(1, 2).reshape(b * n, b),
-        kernels,
-        mode="sum",
-        per_sample_weights=weights.transpose(1, 2).reshape(b * n, b),
-    )
-    # Sorting brings together all that chose one position; in a fixed order, unlike atomic sums.
-    found, order = chosen.flatten().sort(stable=True)
-    chooser = positions.view(b, 1, n).expand(b, b, n)
-    moved += F.embedding_bag(
-        chooser.flatten()[order],
-        kernels,
-        torch.searchsorted(found, positions, out_int32=True),
-        mode="sum",
-        per_sample_weights=weights.flatten()[order],
-    )
-    return moved.view(b, n, c).transpose(1, 2)
 
 
 def _launch(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from rayreid.matching import fused_maxima
 from rayreid.matching.products import half_type, product
 
 PIECE_BYTES = 1 << 20
@@ -38,6 +39,8 @@ def correlation_maxima(
     is S. Without gradients: `self_maxima` has them.
     """
     kind = half_type(queries.device) or torch.float32
+    if on_kernels(queries):
+        return fused_maxima.correlation_maxima(queries.to(kind), gallery.to(kind))
     kernels, places = (x.transpose(1, 2).to(kind).contiguous() for x in (queries, gallery))
     (q, n, _), g = kernels.shape, len(places)
     forth, back = torch.empty(2, q, g, n, device=queries.device)
@@ -68,39 +71,72 @@ class _BestMatches(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
-        kind = half_type(maps.device) or maps.dtype
-        kernels = maps.transpose(1, 2).to(kind).contiguous()
-        b, n, _ = kernels.shape
-        best = torch.empty(b, b, n, dtype=kind, device=maps.device)
-        winners = torch.empty(b, b, n, dtype=torch.int32, device=maps.device)
-        step = _step(kernels, n)
-        for p in range(b):
-            for left in range(p, b, step):
-                block = kernels[left : left + step]
-                right = left + len(block)
-                products = product(block.flatten(0, 1), kernels[p]).view(len(block), n, n)
-                best[p, left:right], winners[p, left:right] = products.max(1)
-                best[left:right, p], winners[left:right, p] = products.max(2)
-        ctx.save_for_backward(maps, winners)
+        rounded = maps.to(half_type(maps.device) or maps.dtype)
+        best, places = (fused_maxima.winners if on_kernels(maps) else _winners)(rounded)
+        ctx.save_for_backward(maps, places)
         return best
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        maps, winners = ctx.saved_tensors
-        b, c, n = maps.shape
-        rows = maps.transpose(1, 2).reshape(b * n, c)
-        weights = gradients[0].transpose(1, 2).reshape(b * n, b).to(rows.dtype)
-        # Row p n + s of ``chosen`` holds the best match of p's position s in each g.
-        first = torch.arange(0, b * n, n, device=maps.device)
-        chosen = (first[:, None] + winners).transpose(1, 2).reshape(b * n, b)
-        towards = F.embedding_bag(chosen, rows, mode="sum", per_sample_weights=weights)
-        # The other factor of each product: by winner, those whose best match it was.
-        won, order = chosen.flatten().sort()
-        starts = torch.searchsorted(won, torch.arange(b * n, device=maps.device))
-        away = F.embedding_bag(
-            order // b, rows, starts, mode="sum", per_sample_weights=weights.flatten()[order]
-        )
-        return (towards + away).view(b, n, c).transpose(1, 2)
+        maps, places = ctx.saved_tensors
+        found: Tensor = scattered(maps, places, gradients[0])
+        return found
+
+
+def _winners(maps: Float[Tensor, "b c n"]) -> tuple[Tensor, Tensor]:
+    """Return the best match of each position s of map p in map g, and at which r: [p, g, s]."""
+    kernels = maps.transpose(1, 2).contiguous()
+    b, n, _ = kernels.shape
+    best = torch.empty(b, b, n, dtype=maps.dtype, device=maps.device)
+    places = torch.empty(b, b, n, dtype=torch.int16, device=maps.device)
+    step = _step(kernels, n)
+    for p in range(b):
+        for left in range(p, b, step):
+            block = kernels[left : left + step]
+            right = left + len(block)
+            products = product(block.flatten(0, 1), kernels[p]).view(len(block), n, n)
+            best[p, left:right], places[p, left:right] = products.max(1)
+            best[left:right, p], places[left:right, p] = products.max(2)
+    return best, places
+
+
+def scattered(
+    maps: Float[Tensor, "b c n"], places: Tensor, gradient: Float[Tensor, "b b n"]
+) -> Float[Tensor, "b c n"]:
+    """Return the gradient in the maps of best matches, from their places, each [p, g, s].
+
+    Match (p, s) -> (g, r) moves p's position s towards g's r, and r towards s: each position is
+    moved by the sum of what it chose and of what chose it, each weighed by the gradient. Sums are
+    in the maps' own precision and a fixed order; nothing is as large as ``b^2 n c``.
+    """
+    b, c, n = maps.shape
+    kernels = maps.transpose(1, 2).reshape(b * n, c)
+    weights = gradient.to(kernels.dtype)
+    positions = torch.arange(b * n, device=maps.device, dtype=torch.int32)
+    chosen = places + positions[::n, None]
+    moved = F.embedding_bag(
+        chosen.transpose(1, 2).reshape(b * n, b),
+        kernels,
+        mode="sum",
+        per_sample_weights=weights.transpose(1, 2).reshape(b * n, b),
+    )
+    # Sorting brings together all that chose one position; in a fixed order, unlike atomic sums.
+    found, order = chosen.flatten().sort(stable=True)
+    chooser = positions.view(b, 1, n).expand(b, b, n)
+    moved += F.embedding_bag(
+        chooser.flatten()[order],
+        kernels,
+        torch.searchsorted(found, positions, out_int32=True),
+        mode="sum",
+        per_sample_weights=weights.flatten()[order],
+    )
+    return moved.view(b, n, c).transpose(1, 2)
+
+
+def on_kernels(maps: Tensor) -> bool:
+    """Return whether maps are where the GPU's own kernels can be had."""
+    return maps.is_cuda and fused_maxima.available()
 
 
 def _step(kernels: Tensor, n: int) -> int:

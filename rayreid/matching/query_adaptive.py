@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayreid.matching.folding import affine_of
+from rayreid.matching.fused_maxima import weighted_maxima
+from rayreid.matching.maxima import correlation_maxima, on_kernels
+from rayreid.matching.products import half_type
 
 
 class MatchHead(nn.Module):
@@ -48,6 +51,23 @@ class MatchHead(nn.Module):
         scores: Tensor = self.score_norm(directions.sum(1, keepdim=True))
         return scores.view(q, g)
 
+    def match(
+        self, queries: Float[Tensor, "q c n"], gallery: Float[Tensor, "g c n"]
+    ) -> Float[Tensor, "q g"]:
+        """Return the scores of all pairs of maps, with frozen statistics, in fp32.
+
+        Under autocast the maps are rounded to its half precision. On a GPU, without a hidden layer,
+        maxima are summed where they are found.
+        """
+        if self.hidden is None and on_kernels(queries):
+            kind = half_type(queries.device) or torch.float32
+            weights, constant = self._weights()
+            summed = weighted_maxima(queries.to(kind), gallery.to(kind), weights)
+            return summed + constant
+        maxima = correlation_maxima(queries, gallery)
+        with torch.autocast(queries.device.type, enabled=False):
+            return self.frozen(*maxima)
+
     def frozen(
         self, forth: Float[Tensor, "q g n"], back: Float[Tensor, "q g n"]
     ) -> Float[Tensor, "q g"]:
@@ -56,15 +76,22 @@ class MatchHead(nn.Module):
         Without a hidden layer all of it is one affine map of the summed maxima:
         ``alpha sum_s w_s (a_s + b_s) + beta``.
         """
+        if self.hidden is None or self.hidden_norm is None:
+            weights, constant = self._weights()
+            return (forth.float() + back.float()) @ weights + constant
         norm_scale, norm_shift = affine_of(self.norm)
         scale, shift = affine_of(self.score_norm)
-        # A shift of all positions alike passes through a layer as the sum of its weights.
         logit = scale * self.logit.weight[0]
-        if self.hidden is None or self.hidden_norm is None:
-            constant = 2 * norm_shift * logit.sum() + shift
-            return (forth.float() + back.float()) @ (norm_scale * logit) + constant
         hidden_scale, hidden_shift = affine_of(self.hidden_norm)
         weight = norm_scale * hidden_scale[:, None] * self.hidden.weight
         bias = hidden_scale * norm_shift * self.hidden.weight.sum(1) + hidden_shift
         one, other = (F.relu(F.linear(x.float(), weight, bias)) @ logit for x in (forth, back))
         return one + other + shift
+
+    def _weights(self) -> tuple[Float[Tensor, " n"], Float[Tensor, ""]]:
+        """Return the weight of each position's maxima, and the constant, without a hidden layer."""
+        norm_scale, norm_shift = affine_of(self.norm)
+        scale, shift = affine_of(self.score_norm)
+        # A shift of all positions alike passes through a layer as the sum of its weights.
+        logit = scale * self.logit.weight[0]
+        return norm_scale * logit, (2 * norm_shift * logit.sum() + shift).squeeze()

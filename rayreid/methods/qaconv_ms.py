@@ -16,7 +16,7 @@ directly whether two crops show one person.
 | Y_k = k x k convolution of N                           | `QAConvMS.templates`           |
 | U_k = Y_k / |Y_k| over positions, of each channel      | `over_positions`               |
 | Z = self-attention over the positions of X             | `QAConvMS.attention`           |
-| S = Q K^T, best matches in both directions             | `correlation_maxima`           |
+| S = Q K^T, best matches in both directions             | `maxima.correlation_maxima`    |
 | BN, linear, BN, ReLU, linear, both summed, BN          | `MatchHead`                    |
 | score = BN(sum over slices)                            | `QAConvMS._pair_scores`        |
 | L = mean_i sum_j BCE(s_ij, [y_i = y_j])                | `pairwise_matching_loss`       |
@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census
 from rayreid.matching.folding import affine_of
-from rayreid.matching.maxima import correlation_maxima, self_maxima
+from rayreid.matching.maxima import self_maxima
 from rayreid.matching.query_adaptive import MatchHead
 from rayreid.method import Method
 from rayreid.nn.trunk import Trunk, TrunkSettings
@@ -175,9 +175,7 @@ class QAConvMS(Method):
         scores = torch.zeros(len(queries), len(gallery), device=queries.device)
         for i, head in enumerate(self.heads):
             assert isinstance(head, MatchHead)
-            maxima = correlation_maxima(queries[:, i].float(), gallery[:, i].float())
-            with torch.autocast(queries.device.type, enabled=False):
-                scores += head.frozen(*maxima)
+            scores += head.match(queries[:, i].float(), gallery[:, i].float())
         if self.sum_norm is None:
             return scores
         scale, shift = affine_of(self.sum_norm)

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rayreid.benchmark.gpu_matching import CANDIDATES, plain_maxima, plain_scores
-from rayreid.matching import fused_maxima
+from rayreid.matching import fused_maxima, maxima, query_adaptive
 from rayreid.matching.fused_maxima import (
     Tiling,
     correlation_maxima,
-    match_scores,
-    self_maxima,
     weighted_maxima,
     winners,
 )
@@ -125,13 +123,21 @@ def test_gradients_are_not_lost_silently() -> None:
         correlation_maxima(maps, maps)
 
 
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the kernels for maps that are on no GPU."""
+    for module in (maxima, query_adaptive):
+        monkeypatch.setattr(module, "on_kernels", lambda _: True)
+
+
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_scores_are_those_of_the_folded_head(hidden: int) -> None:
     head = spread(MatchHead(20, hidden)).eval()
     queries, gallery = alike(7, 3, 4, 16, 20)
-    found = match_scores(head, queries, gallery)
+    with torch.no_grad():
+        found = head.match(queries, gallery)
     wanted = head.frozen(*plain_maxima(queries, gallery))
-    assert not found.requires_grad
     assert torch.allclose(found, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -145,13 +151,14 @@ def test_the_first_of_equal_matches_wins(seed: int, b: int, c: int, n: int) -> N
     assert torch.equal(place.long(), (products == best[..., None]).int().argmax(3))
 
 
+@pytest.mark.usefixtures("everywhere")
 @given(seed=SEEDS, b=st.integers(1, 3), n=st.integers(1, 40))
 @FEW
 def test_gradient_is_autograds_through_both_maxima(seed: int, b: int, n: int) -> None:
     maps = random(seed, b, 6, n).requires_grad_()
     exact = maps.detach().double().requires_grad_()
     weights = random(seed + 1, 2, b, b, n)
-    forth, back = self_maxima(maps)
+    forth, back = maxima.self_maxima(maps)
     (found,) = torch.autograd.grad((forth * weights[0] + back * weights[1]).sum(), maps)
     wanted_forth, wanted_back = plain_maxima(exact, exact)
     loss = (wanted_forth * weights[0] + wanted_back * weights[1]).sum()
@@ -161,10 +168,11 @@ def test_gradient_is_autograds_through_both_maxima(seed: int, b: int, n: int) ->
     assert torch.allclose(found.double(), wanted, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("everywhere")
 def test_autocast_rounds_the_maps() -> None:
     maps = F.normalize(random(2, 3, 16, 12), dim=1).requires_grad_()
     with torch.autocast("cpu", torch.float16):
-        forth, back = self_maxima(maps)
+        forth, back = maxima.self_maxima(maps)
     assert forth.dtype == back.dtype == torch.float32
     assert torch.allclose(forth, plain_maxima(maps, maps)[0], atol=2e-3)
     rounded = maps.detach().half().float().requires_grad_()

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rayreid.matching.fused_maxima import Tiling, _padded, available, scattered, tiling_of
+from rayreid.matching.fused_maxima import Tiling, _padded, available, tiling_of
+from rayreid.matching.maxima import scattered
 
 HERE = Path(__file__).parent
 
