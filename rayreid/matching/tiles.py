@@ -1,7 +1,7 @@
 """Scores of all pairs, a tile at a time, in bounded memory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,9 @@ from rayreid.method import Method
 
 TILE_BYTES = 256 * 2**20
 """Working memory of one tile."""
+
+ROWS_BYTES = 128 * 2**20
+"""Scores of the rows that come together where not all of them are kept."""
 
 
 @torch.inference_mode()
@@ -38,3 +41,19 @@ def score_all(
             if progress:
                 progress(tile.numel())
     return scores
+
+
+def score_rows(
+    method: Method,
+    queries: Float[Tensor, "q *e"],
+    gallery: Float[Tensor, "g *e"],
+    *,
+    rows_bytes: int = ROWS_BYTES,
+) -> Iterator[tuple[int, Float[Tensor, "r g"]]]:
+    """Yield the number of a first query, and the scores of some queries from there on.
+
+    In turn, so that scores which are dropped after use are never all held.
+    """
+    rows = max(1, rows_bytes // (4 * max(1, len(gallery))))
+    for start in range(0, len(queries), rows):
+        yield start, score_all(method, queries[start : start + rows], gallery)
