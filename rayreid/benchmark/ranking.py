@@ -49,8 +49,11 @@ class Size:
 
     def scaled(self, fraction: float) -> "Size":
         """Return a part of the size, with as many crops an identity."""
-        names = ("queries", "gallery", "identities", "distractors")
-        return replace(self, **{name: round(fraction * getattr(self, name)) for name in names})
+        if fraction == 1:
+            return self
+        counts = ("queries", "gallery", "identities", "distractors")
+        smaller = {name: round(fraction * getattr(self, name)) for name in counts}
+        return replace(self, name=f"{fraction:g} of {self.name}", **smaller)
 
 
 MARKET = Size("Market-1501", 3368, 15913, 750, 6, 2793)
@@ -92,8 +95,8 @@ def ranking(
     """Measure ranking at the sizes of two public sets; return a page with the tables.
 
     Features are random around a centre of each identity. What is compared is timed in turn,
-    ``rounds`` times, and medians are compared. ``fraction`` makes the sets smaller. The page and its
-    figures go to ``to``.
+    ``rounds`` times, and medians are compared. ``fraction`` makes the sets smaller. The page and
+    its figures go to ``to``.
     """
     sections = []
     for section in SECTIONS:
@@ -179,8 +182,9 @@ def streamed(fraction: float, rounds: int, dimension: int) -> Section:
     ]
     text = (
         f"## From features, streamed\n\n{_described(size, found)}; {dimension} dimensions, "
-        f"{torch.get_num_threads()} threads, {ROWS_BYTES >> 20} MiB of scores at a time. Method.score "
-        "is the cosine: it brings the features to unit length again for every such block.\n\n"
+        f"{torch.get_num_threads()} threads, {ROWS_BYTES >> 20} MiB of scores at a time. "
+        "Method.score is the cosine: it brings the features to unit length again for every such "
+        "block.\n\n"
         + table(("", "seconds", "product's", "GFLOP/s"), rows)
         + f"\n\nMemory over the features at its peak, in a process of its own: "
         f"{'not to be had here' if memory is None else f'{memory / 1e6:.0f} MB'}; all scores are "
@@ -202,19 +206,18 @@ SECTIONS: Sequence[Callable[[float, int, int], Section]] = (from_scores, streame
 def people_of(size: Size, dimension: int, seed: int = 0) -> People:
     """Return features of random people seen by random cameras."""
     rng = np.random.default_rng(seed)
-    identities = (
-        rng.integers(0, size.identities, size.queries),
-        np.concatenate(
-            [
-                rng.integers(0, size.identities, size.gallery - size.distractors),
-                size.identities + np.arange(size.distractors),
-            ]
-        ),
-    )
-    cameras = (rng.integers(0, size.cameras, number) for number in (size.queries, size.gallery))
+    shown = rng.integers(0, size.identities, size.queries)
+    people = rng.integers(0, size.identities, size.gallery - size.distractors)
+    nobody = size.identities + np.arange(size.distractors)
+    in_gallery = np.concatenate([people, nobody])
+    shown_by = rng.integers(0, size.cameras, size.queries)
+    in_gallery_by = rng.integers(0, size.cameras, size.gallery)
     centres = rng.standard_normal((size.identities + size.distractors, dimension), np.float32)
-    query, gallery = (_features(centres, part, rng) for part in identities)
-    return People(query, gallery, (*identities, *cameras))
+    return People(
+        _features(centres, shown, rng),
+        _features(centres, in_gallery, rng),
+        (shown, in_gallery, shown_by, in_gallery_by),
+    )
 
 
 def _features(

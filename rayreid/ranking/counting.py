@@ -19,6 +19,8 @@ def counts_at(
     are few where the levels are those of good matches.
     """
     size, number = len(values), len(levels)
+    if not number:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     if size <= _SORTED_TO:
         ordered = np.sort(values)
         return (
