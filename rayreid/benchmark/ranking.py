@@ -238,8 +238,11 @@ def _features(
 def products(people: People) -> Iterator[tuple[int, Float32[Tensor, "r g"]]]:
     """Yield the scores of blocks of queries, as large as those of `score_rows`."""
     rows = max(1, ROWS_BYTES // (4 * len(people.gallery)))
+    # Always into the same memory, which the system would have to fill with zeros anew.
+    into = torch.empty(min(rows, len(people.query)), len(people.gallery))
     for start in range(0, len(people.query), rows):
-        yield start, people.query[start : start + rows] @ people.gallery.T
+        some = people.query[start : start + rows]
+        yield start, torch.mm(some, people.gallery.T, out=into[: len(some)])
 
 
 def ranked(people: People, blocks: Iterator[tuple[int, Float32[Tensor, "r g"]]]) -> Ranking:
