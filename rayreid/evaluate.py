@@ -9,9 +9,9 @@ from rayreid.checkpoint import Trained
 from rayreid.data.loading import LoadingSettings, Pixels, decoded
 from rayreid.data.sources import canonical, open_source, same_place
 from rayreid.experiment import Experiment
-from rayreid.gallery import Progress, Target, ranked
+from rayreid.gallery import Progress, Target, ranked, ranked_by_rows
 from rayreid.ranking.histogram import colour_histogram
-from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.metrics import STANDARD, Ranking, RankingSettings
 from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from rayreid.run import best_device
 
@@ -49,8 +49,9 @@ def evaluate(
     target: str,
     progress: Progress | None = None,
     lift: LiftSettings | None = None,
+    settings: RankingSettings = STANDARD,
 ) -> Evaluation:
-    """Rank a domain with a trained method, and with the reference.
+    """Rank a domain with a trained method, and with the reference, both by ``settings``.
 
     With ``lift`` the method's scores are also ranked after temporal lifting; the reference's are
     not. Raises `ValueError` or `FileNotFoundError` as the target's reader does, and `ValueError`
@@ -67,22 +68,29 @@ def evaluate(
     # Without those that cannot be decoded, where they are to be left out.
     query, gallery = crops.query, crops.gallery
     method = trained.method.to(best_device())
-    scores = Target(crops, experiment.loading).scores(method, progress)
-    lifted = None
+    to_rank, lifted = Target(crops, experiment.loading), None
     if lift:
+        scores = to_rank.scores(method, progress)
+        ranking = ranked(scores, query, gallery, settings)
         columns = (query.cameras, query.times, gallery.cameras, gallery.times)
-        lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery)
+        lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery, settings)
+    else:
+        ranking = to_rank.rank(method, progress, settings)
     return Evaluation(
         target=canonical(target),
-        ranking=ranked(scores, query, gallery),
-        reference=rank_by_histogram(domain, experiment.loading),
+        ranking=ranking,
+        reference=rank_by_histogram(domain, experiment.loading, settings),
         seen=any(same_place(target, source) for source in experiment.sources),
         adapted=bool(experiment.target) and same_place(target, experiment.target),
         lifted=lifted,
     )
 
 
-def rank_by_histogram(domain: Domain, loading: LoadingSettings) -> Ranking:
+def rank_by_histogram(
+    domain: Domain,
+    loading: LoadingSettings,
+    settings: RankingSettings = STANDARD,
+) -> Ranking:
     """Return the metrics of the colour-histogram reference.
 
     Files are decoded at the size that its recorded figures are of; drawn crops are as drawn.
@@ -93,4 +101,8 @@ def rank_by_histogram(domain: Domain, loading: LoadingSettings) -> Ranking:
         colour_histogram(Pixels(part.images, at_its_size)[np.arange(len(part))])
         for part in (crops.query, crops.gallery)
     )
-    return ranked(queries @ gallery.T, crops.query, crops.gallery)
+    rows = 256
+    blocks = (
+        (start, queries[start : start + rows] @ gallery.T) for start in range(0, len(queries), rows)
+    )
+    return ranked_by_rows(blocks, crops.query, crops.gallery, settings)

@@ -1,6 +1,6 @@
 """Embedded crops that can be ranked: from a trained method and a domain to its metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 from rayreid.batch import Crops, Domain
 from rayreid.data.loading import LoadingSettings, Pixels
 from rayreid.data.views import as_images
-from rayreid.matching.tiles import score_all
+from rayreid.matching.tiles import score_all, score_rows
 from rayreid.method import Method
-from rayreid.ranking.metrics import Ranking, rank
+from rayreid.ranking.metrics import STANDARD, Ranker, Ranking, RankingSettings, rank
 
 Progress = Callable[[int], None]
 
@@ -56,19 +56,62 @@ class Target:
 
     def scores(self, method: Method, progress: Progress | None = None) -> Float[np.ndarray, "q g"]:
         """Return the scores of all queries against all gallery crops."""
-        queries = embed_crops(method, self.query_pixels, progress=progress)
-        gallery = embed_crops(method, self.gallery_pixels, progress=progress)
-        found: np.ndarray = score_all(method, queries, gallery).numpy()
+        found: np.ndarray = score_all(method, *self._embedded(method, progress)).numpy()
         return found
 
-    def rank(self, method: Method, progress: Progress | None = None) -> Ranking:
-        """Return the metrics of a method on this domain."""
-        return ranked(self.scores(method, progress), self.query, self.gallery)
+    def rank(
+        self,
+        method: Method,
+        progress: Progress | None = None,
+        settings: RankingSettings = STANDARD,
+    ) -> Ranking:
+        """Return the metrics of a method on this domain; its scores are never all held."""
+        blocks = score_rows(method, *self._embedded(method, progress))
+        arrays = ((start, scores.numpy()) for start, scores in blocks)
+        return ranked_by_rows(arrays, self.query, self.gallery, settings)
+
+    def _embedded(
+        self, method: Method, progress: Progress | None
+    ) -> tuple[Float[Tensor, "q *e"], Float[Tensor, "g *e"]]:
+        return (
+            embed_crops(method, self.query_pixels, progress=progress),
+            embed_crops(method, self.gallery_pixels, progress=progress),
+        )
 
 
-def ranked(scores: Float[np.ndarray, "q g"], query: Crops, gallery: Crops) -> Ranking:
+def ranked(
+    scores: Float[np.ndarray, "q g"],
+    query: Crops,
+    gallery: Crops,
+    settings: RankingSettings = STANDARD,
+) -> Ranking:
     """Return the metrics of scores of a query against a gallery set."""
-    return rank(scores, query.identities, gallery.identities, query.cameras, gallery.cameras)
+    return rank(scores, *_columns(query, gallery), settings)
+
+
+def ranked_by_rows(
+    blocks: Iterable[tuple[int, Float[np.ndarray, "r g"]]],
+    query: Crops,
+    gallery: Crops,
+    settings: RankingSettings = STANDARD,
+) -> Ranking:
+    """Return the metrics of scores that come with the number of the first query of a block."""
+    ranker = Ranker(*_columns(query, gallery), settings)
+    for start, scores in blocks:
+        ranker.add(start, scores)
+        del scores  # before the next ones are made
+    return ranker.ranking()
+
+
+def _columns(
+    query: Crops, gallery: Crops
+) -> tuple[
+    Int64[np.ndarray, " q"],
+    Int64[np.ndarray, " g"],
+    Int64[np.ndarray, " q"],
+    Int64[np.ndarray, " g"],
+]:
+    return query.identities, gallery.identities, query.cameras, gallery.cameras
 
 
 def best_matches(

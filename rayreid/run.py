@@ -189,9 +189,16 @@ def _seen(source: Domain, experiment: Experiment, method: Method) -> dict[str, f
 
 
 def keep_evaluation(
-    folder: Path, target: str, method: Mapping[str, object], reference: Mapping[str, object]
+    folder: Path,
+    target: str,
+    method: Mapping[str, object],
+    reference: Mapping[str, object],
+    settings: Mapping[str, object],
 ) -> None:
-    """Add a target's figures to the ranking.json of a run's folder, where there is one."""
+    """Add a target's figures to the ranking.json of a run's folder, where there is one.
+
+    ``settings`` are those of the ranking that are not the default.
+    """
     path = folder / RANKING
     if path.is_file():
         try:
@@ -199,6 +206,8 @@ def keep_evaluation(
         except (ValueError, TypeError):
             raise ValueError(f"{path} is not readable as JSON; the figures are not kept") from None
         found = {"method": dict(method), "colour histogram": dict(reference)}
+        if settings:
+            found["settings"] = dict(settings)
         recorded["targets"] = recorded.get("targets", {}) | {target: found}
         write_json(path, recorded)
 

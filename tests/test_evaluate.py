@@ -1,5 +1,6 @@
 """Temporal lifting of a trained method, over the files of a folder in Market-1501's layout."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rayreid.evaluate import evaluate
 from rayreid.experiment import compose
 from rayreid.gallery import Target, ranked
 from rayreid.ranking.histogram import colour_histogram
-from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.metrics import Ranking, RankingSettings
 from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from tests.miniature import MINIATURE
 
@@ -106,6 +107,24 @@ def test_the_verb_prints_lifted_beside_plain(run: Path, market: Path) -> None:
         f"{ranking.map:.3f}" for ranking in (expected.ranking, expected.lifted, expected.reference)
     ]
     assert "temporal lift" not in verb(str(run), "--target", target).output
+
+
+def test_other_rules_are_recorded_with_what_they_gave(run: Path, market: Path) -> None:
+    recorded, target = run / "ranking.json", f"market1501={market}"
+    recorded.write_text("{}")
+    plain = verb(str(run), "--target", target)
+    (first,) = json.loads(recorded.read_text())["targets"].values()
+    assert "settings" not in first
+    rate = first["method"]["TPR@FPR=1e-2"]
+    assert f"TPR@FPR=1e-2 {rate:.3f}" in plain.output
+    verb(str(run), "--target", target, "--average-precision", "trapezoid", "--single-gallery-shot")
+    (other,) = json.loads(recorded.read_text())["targets"].values()
+    assert other["settings"] == {"average_precision": "trapezoid", "single_gallery_shot": True}
+    wanted = RankingSettings(average_precision="trapezoid", single_gallery_shot=True)
+    expected = evaluate(load_trained(run), target, settings=wanted)
+    assert other["method"]["mAP"] == expected.ranking.map != first["method"]["mAP"]
+    assert other["colour histogram"]["rank1"] == expected.reference.rank1
+    recorded.unlink()
 
 
 def test_a_target_without_times_is_named(run: Path) -> None:

@@ -3,13 +3,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from rayreid.batch import Census, Crops, Domain
 from rayreid.checkpoint import build
 from rayreid.data.loading import LoadingSettings, Pixels
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import compose
-from rayreid.gallery import Target, best_matches, embed_crops
+from rayreid.gallery import Target, best_matches, embed_crops, ranked
+from rayreid.matching import tiles
+from rayreid.method import Method
 
 LOADING = LoadingSettings(height=64, width=32)
 
@@ -32,6 +35,31 @@ def test_embedding_in_batches_is_embedding_at_once() -> None:
     assert torch.allclose(parts, embed_crops(method, pixels), atol=1e-5)
     assert method.training, "put back as it was"
     assert sum(done) == len(pixels)
+
+
+def test_ranking_by_rows_is_ranking_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compose("baseline", {"sources": ["synthetic=snow"], "trunk.name": "test_resnet",
+                                "trunk.weights": "none"})  # fmt: skip
+    method = build(made, Census({"snow": 3})).eval()
+    domain = draw_domain(
+        "snow", train_people=2, test_people=6, cameras=2, crops=3, height=64, width=32
+    )
+    target = Target(domain, LOADING)
+    scores = target.scores(method)
+    blocks: list[int] = []
+    score_all = tiles.score_all
+
+    def seen(method: Method, queries: Tensor, gallery: Tensor, **rest: object) -> Tensor:
+        blocks.append(len(queries))
+        return score_all(method, queries, gallery, **rest)
+
+    monkeypatch.setattr(tiles, "score_all", seen)
+    row = 4 * len(target.gallery)
+    parts = list(tiles.score_rows(method, *target._embedded(method, None), rows_bytes=5 * row))
+    assert [start for start, _ in parts] == list(range(0, len(scores), 5))
+    np.testing.assert_allclose(np.concatenate([part for _, part in parts]), scores, atol=1e-6)
+    assert max(blocks) == 5
+    assert target.rank(method) == ranked(scores, target.query, target.gallery)
 
 
 @pytest.mark.parametrize("part", ["query", "gallery"])

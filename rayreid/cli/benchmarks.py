@@ -43,6 +43,21 @@ def matching_benchmark(rounds: int, to: Path) -> None:
     click.echo(matching(to, tell=lambda line: click.echo(line, err=True), rounds=rounds))
 
 
+@benchmark.command("ranking")
+@click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+              show_default=True, help="Part of the public sets' sizes.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Times that each is measured, whose median counts.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/ranking"),
+              show_default=True, help="Folder for the page and its figures.")  # fmt: skip
+def ranking_benchmark(fraction: float, rounds: int, to: Path) -> None:
+    """Measure ranking beside sorting, and beside the product that the scores come from."""
+    from rayreid.benchmark.ranking import ranking
+
+    click.echo(ranking(to, lambda line: click.echo(line, err=True), fraction=fraction,
+                       rounds=rounds))  # fmt: skip
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

@@ -16,8 +16,13 @@ from rayreid.cli.options import chosen_round, counter, protocol_options
               help="Also rank by scores lifted by the crops' times (TLift).")  # fmt: skip
 @click.option("--both-directions", is_flag=True,
               help="Of sets with splits, also rank with the two cameras changed over.")  # fmt: skip
+@click.option("--average-precision", type=click.Choice(["step", "trapezoid"]), default="step",
+              show_default=True, help="trapezoid: by Market-1501's MATLAB rule.")  # fmt: skip
+@click.option("--single-gallery-shot", is_flag=True,
+              help="R1 by CUHK03's classic protocol, in ten drawn galleries.")  # fmt: skip
 def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
-             temporal_lift: bool, both_directions: bool) -> None:  # fmt: skip
+             temporal_lift: bool, both_directions: bool, average_precision: str,
+             single_gallery_shot: bool) -> None:  # fmt: skip
     """Rank unseen domains with a trained RUN, beside the colour-histogram reference.
 
     A set with published splits is ranked on each: mean +- standard deviation over them.
@@ -25,11 +30,15 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
     from rayreid.checkpoint import load_trained
     from rayreid.evaluate import evaluate as rank_target
     from rayreid.protocols import splits_of
-    from rayreid.ranking.summary import summary
+    from rayreid.ranking.metrics import RankingSettings
+    from rayreid.ranking.summary import RATES, summary
     from rayreid.ranking.temporal_lift import LiftSettings
     from rayreid.report import table
     from rayreid.run import keep_evaluation
+    from rayreid.settings import checked
 
+    settings = checked(RankingSettings, {"average_precision": average_precision,
+                                         "single_gallery_shot": single_gallery_shot})  # fmt: skip
     ranked = chosen_round(protocol, places, "targets")
     targets += ranked.targets if ranked else ()
     if not targets:
@@ -42,7 +51,8 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
     for target in targets:
         parts = splits_of(target, both_directions=both_directions)
         results = [
-            rank_target(trained, part, counter(f"ranking {part}, crops"), lift) for part in parts
+            rank_target(trained, part, counter(f"ranking {part}, crops"), lift, settings)
+            for part in parts
         ]
         first = results[0]
         own = f"{method} (adapted)" if first.adapted else method
@@ -70,10 +80,14 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
                      summary([r.ranking for r in results]),
                      summary([r.reference for r in results])))  # fmt: skip
     click.echo(table(("target", "scores by", "R1", "mAP", "mINP", "queries"), rows))
+    for target, of_method, _ in kept:
+        rates = ", ".join(f"{name} {of_method.mean[name]:.3f}" for name in RATES)
+        click.echo(f"{target}, {method}: {rates}")
     for note in notes:
         click.echo(note)
     for target, of_method, of_reference in kept:
-        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures())
+        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures(),
+                        settings.model_dump(exclude_defaults=True))  # fmt: skip
 
 
 @click.command()

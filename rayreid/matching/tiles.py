@@ -14,6 +14,9 @@ from rayreid.method import Method
 
 log = logging.getLogger(__name__)
 
+ROWS_BYTES = 128 * 2**20
+"""Scores of the rows that come together where not all of them are kept."""
+
 Progress = Callable[[int], None]
 
 
@@ -73,10 +76,10 @@ def score_rows(
     """Yield the number of a first query, and the scores of some queries from there on.
 
     In turn, so that scores which are dropped after use are never all held: at most ``rows_bytes``
-    of them (0: 128 MiB, or less where memory is short) and a tile at a time. The rest is
+    of them (0: `ROWS_BYTES`, or less where memory is short) and a tile at a time. The rest is
     `score_all`'s.
     """
-    there = rows_bytes or min(128 * 2**20, working_memory(torch.device("cpu")))
+    there = rows_bytes or min(ROWS_BYTES, working_memory(torch.device("cpu")))
     rows = max(1, there // (4 * max(1, len(gallery))))
     for start in range(0, len(queries), rows):
         few = queries[start : start + rows]

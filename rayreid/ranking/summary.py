@@ -6,7 +6,10 @@ from statistics import mean, stdev
 
 from rayreid.ranking.metrics import Ranking
 
-AVERAGED = ("mAP", "rank1", "mINP")
+RATES = {"TPR@FPR=1e-4": 1e-4, "TPR@FPR=1e-3": 1e-3, "TPR@FPR=1e-2": 1e-2}
+"""The points of the ROC curve that are told."""
+
+AVERAGED = ("mAP", "rank1", "mINP", *RATES)
 
 
 def figures(ranking: Ranking) -> dict[str, float]:
@@ -15,6 +18,7 @@ def figures(ranking: Ranking) -> dict[str, float]:
         "mAP": ranking.map,
         "rank1": ranking.rank1,
         "mINP": ranking.minp,
+        **{name: ranking.tpr_at(rate) for name, rate in RATES.items()},
         "queries": ranking.queries,
         "unmatched": ranking.unmatched,
     }

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rayreid.ranking import metrics
-from rayreid.ranking.metrics import Ranking, rank
+from rayreid.ranking import counting, metrics, roc
+from rayreid.ranking.metrics import Ranker, Ranking, RankingSettings, rank
+from rayreid.ranking.roc import RATES
+from rayreid.settings import checked
 
 EVALUATOR = Path(__file__).resolve().parents[3] / "shared" / "data" / "evaluator"
-
-# Under test, jaxtyping refuses shapes and dtypes before the function's own checks are reached.
-unchecked_rank = inspect.unwrap(rank)
 
 Problem = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -26,6 +25,13 @@ def known(name: str) -> dict[str, np.ndarray]:
         pytest.skip(f"no known answers at {path}")
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def unchecked_rank(scores: np.ndarray, *labels: np.ndarray) -> None:
+    """Rank without jaxtyping, which would refuse shapes and dtypes before Ranker's own checks."""
+    ranker = object.__new__(Ranker)
+    inspect.unwrap(Ranker.__init__)(ranker, *labels)
+    inspect.unwrap(Ranker.add)(ranker, 0, scores)
 
 
 def toy(scores: list[list[float]], identities: list[int], query: int = 1) -> Ranking:
@@ -40,7 +46,20 @@ def toy(scores: list[list[float]], identities: list[int], query: int = 1) -> Ran
     )
 
 
-def by_sorting(problem: Problem, max_rank: int, *, optimistic: bool) -> Ranking | None:
+def by_trapezoids(hits: list[int]) -> float:
+    """Transcribe Market-1501's compute_AP.m, for the ranks of the good crops."""
+    area, old_recall, old_precision, found = 0.0, 0.0, 1.0, 0
+    for place in range(1, hits[-1] + 1):
+        found += place in hits
+        recall, precision = found / len(hits), found / place
+        area += (recall - old_recall) * (old_precision + precision) / 2
+        old_recall, old_precision = recall, precision
+    return area
+
+
+def by_sorting(
+    problem: Problem, max_rank: int, *, optimistic: bool, trapezoid: bool = False
+) -> Ranking | None:
     """Rank by sorting (score, tie, gallery order) tuples in plain Python."""
     scores, query_identities, gallery_identities, query_cameras, gallery_cameras = problem
     precisions, penalties, firsts = [], [], []
@@ -52,7 +71,8 @@ def by_sorting(problem: Problem, max_rank: int, *, optimistic: bool) -> Ranking 
                 kept.append((-score, same != optimistic, g, same))
         hits = [place for place, crop in enumerate(sorted(kept), start=1) if crop[3]]
         if hits:
-            precisions.append(sum(m / r for m, r in enumerate(hits, start=1)) / len(hits))
+            steps = sum(m / r for m, r in enumerate(hits, start=1)) / len(hits)
+            precisions.append(by_trapezoids(hits) if trapezoid else steps)
             penalties.append(len(hits) / hits[-1])
             firsts.append(hits[0])
     if not firsts:
@@ -66,6 +86,24 @@ def by_sorting(problem: Problem, max_rank: int, *, optimistic: bool) -> Ranking 
         unmatched=len(scores) - count,
         optimistic_map=math.nan,
     )
+
+
+def by_thresholds(problem: Problem) -> tuple[tuple[float, float], ...]:
+    """Try every score as a threshold that pairs have to exceed."""
+    scores, query_identities, gallery_identities, query_cameras, gallery_cameras = problem
+    same = query_identities[:, None] == gallery_identities
+    positive = same & (query_cameras[:, None] != gallery_cameras)
+    matched = positive.any(axis=1)[:, None]
+    positives, negatives = scores[positive], scores[~same & matched]
+    points = []
+    for rate in RATES:
+        lowest: list[tuple[float, float]] = []
+        for threshold in sorted({-np.inf, *scores.ravel().tolist()}):
+            false = (negatives > threshold).sum() / max(1, len(negatives))
+            if false <= rate and not lowest:
+                lowest = [(float(false), float((positives > threshold).mean()))]
+        points += lowest
+    return tuple(points)
 
 
 @st.composite
@@ -100,7 +138,9 @@ def test_equidml_published_cmc_is_met_exactly(split: int, expected: float) -> No
     arrays = known(f"equidml_viper_{split}.npz")
     people = np.arange(len(arrays["distance"]))
     cameras = np.zeros_like(people)
-    ranking = rank(-arrays["distance"], people, people, cameras, cameras + 1, max_rank=100)
+    ranking = rank(
+        -arrays["distance"], people, people, cameras, cameras + 1, RankingSettings(max_rank=100)
+    )
     np.testing.assert_array_equal(ranking.cmc, arrays["published_cmc"])
     assert ranking.map == pytest.approx(expected, abs=5e-8)
     assert ranking.minp == pytest.approx(ranking.map, abs=1e-12)
@@ -124,19 +164,37 @@ def test_fedreid_ilids_features() -> None:
     assert 100 * ranking.minp == pytest.approx(79.19175, abs=1e-5)
 
 
-@pytest.mark.parametrize("sort_from", [0, 3, 40])
+@pytest.mark.parametrize("counted_to", [1, 3, 100])
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), max_rank=st.integers(1, 20))
-def test_equals_sorting(sort_from: int, problem: Problem, max_rank: int) -> None:
-    expected = by_sorting(problem, max_rank, optimistic=False)
+@given(
+    problem=problems(),
+    max_rank=st.integers(1, 20),
+    trapezoid=st.booleans(),
+    rows=st.integers(1, 6),
+    sorted_to=st.sampled_from([0, 4, 2048]),
+)
+def test_equals_sorting_whatever_rows_come_together(
+    counted_to: int, problem: Problem, max_rank: int, trapezoid: bool, rows: int, sorted_to: int
+) -> None:
+    scores, *columns = problem
+    wanted = RankingSettings(
+        max_rank=max_rank, average_precision="trapezoid" if trapezoid else "step"
+    )
+    expected = by_sorting(problem, max_rank, optimistic=False, trapezoid=trapezoid)
+    if expected is None:
+        with pytest.raises(ValueError, match="none of the"):
+            Ranker(*columns, wanted)
+        return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_SORT_FROM", sort_from)
-        if expected is None:
-            with pytest.raises(ValueError, match="none of the"):
-                rank(*problem, max_rank=max_rank)
-            return
-        ranking = rank(*problem, max_rank=max_rank)
-    optimistic = by_sorting(problem, max_rank, optimistic=True)
+        patch.setattr(counting, "_COUNTED_TO", counted_to)
+        patch.setattr(counting, "_SORTED_TO", sorted_to)
+        patch.setattr(metrics, "_CELLS", 20)
+        patch.setattr(roc, "_SLACK", 0)
+        ranker = Ranker(*columns, wanted)
+        for start in reversed(range(0, len(scores), rows)):
+            ranker.add(start, scores[start : start + rows])
+        ranking = ranker.ranking()
+    optimistic = by_sorting(problem, max_rank, optimistic=True, trapezoid=trapezoid)
     assert optimistic is not None
     assert ranking.map == pytest.approx(expected.map, abs=1e-12)
     assert ranking.minp == pytest.approx(expected.minp, abs=1e-12)
@@ -145,6 +203,82 @@ def test_equals_sorting(sort_from: int, problem: Problem, max_rank: int) -> None
     assert ranking.optimistic_map == pytest.approx(optimistic.map, abs=1e-12)
     assert ranking.optimistic_map >= ranking.map
     assert list(ranking.cmc) == sorted(ranking.cmc)
+    assert ranking.roc == by_thresholds(problem)
+    assert rank(*problem, wanted) == ranking
+
+
+@pytest.mark.parametrize("levels", [4, 50, 10**6])
+def test_many_scores_stream_as_sorting_and_thresholds_say(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(0, levels, (40, 5000)).astype(np.float32)
+    identities, cameras = rng.integers(0, 60, 5000), rng.integers(0, 3, 5000)
+    queries = rng.integers(0, 60, 40)
+    scores += (levels // 3) * (queries[:, None] == identities)
+    problem = scores, queries, identities, np.zeros(40, np.int64), cameras
+    expected = by_sorting(problem, 50, optimistic=False)
+    assert expected is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roc, "_SLACK", 0)
+        ranking = rank(*problem)
+    assert ranking.map == pytest.approx(expected.map, abs=1e-12)
+    assert ranking.cmc == pytest.approx(expected.cmc, abs=1e-12)
+    same = queries[:, None] == identities
+    positives, negatives = scores[same & (cameras > 0)], scores[~same]
+    ordered = np.sort(negatives)[::-1]
+    for rate, (fpr, tpr) in zip(RATES, ranking.roc, strict=True):
+        threshold = ordered[int(rate * len(negatives) + 1e-9)]
+        assert fpr == (negatives > threshold).mean() <= rate
+        assert tpr == (positives > threshold).mean()
+        assert ranking.tpr_at(rate) == tpr
+
+
+def test_a_query_added_twice_or_never_is_refused() -> None:
+    one, two = np.array([1]), np.array([1, 1])
+    ranker = Ranker(two, one, two, one + 1)
+    ranker.add(0, np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="1 of 2 queries were not added, the first query 1"):
+        ranker.ranking()
+    with pytest.raises(ValueError, match="have been added before"):
+        ranker.add(0, np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="need one identity and one camera"):
+        ranker.add(1, np.zeros((2, 1)))
+
+
+def test_the_trapezoid_by_hand() -> None:
+    wanted = RankingSettings(average_precision="trapezoid")
+    identities, cameras = np.array([1, 2, 1, 3]), np.ones(4, int)
+    one, scores = np.array([1]), np.array([[0.9, 0.8, 0.7, 0.6]])
+    ranking = rank(scores, one, identities, one - 1, cameras, wanted)
+    assert ranking.map == pytest.approx(((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), repeats=st.integers(1, 4), seed=st.integers(0, 9))
+def test_single_shot_is_ranking_galleries_of_one_crop_an_identity(
+    problem: Problem, repeats: int, seed: int
+) -> None:
+    scores, query_identities, gallery_identities, query_cameras, gallery_cameras = problem
+    wanted = RankingSettings(single_gallery_shot=True, repeats=repeats, seed=seed)
+    try:
+        whole = rank(*problem)
+    except ValueError:
+        return
+    firsts = []
+    rng = np.random.default_rng(seed)
+    for _ in range(repeats):
+        order = rng.permutation(len(gallery_identities)).tolist()
+        for q, row in enumerate(scores):
+            drawn: dict[int, int] = {}
+            for g in order:
+                own = gallery_identities[g] == query_identities[q]
+                if not (own and gallery_cameras[g] == query_cameras[q]):
+                    drawn.setdefault(int(gallery_identities[g]), g)
+            match = drawn.pop(int(query_identities[q]), None)
+            if match is not None:
+                firsts.append(1 + sum(row[g] >= row[match] for g in drawn.values()))
+    found = rank(*problem, wanted)
+    assert found.cmc == pytest.approx([np.mean(np.array(firsts) <= r) for r in range(1, 51)])
+    assert (found.map, found.minp, found.roc) == (whole.map, whole.minp, whole.roc)
 
 
 @settings(max_examples=50, deadline=None)
@@ -224,7 +358,7 @@ def test_short_galleries_of_different_length_keep_cmc_monotone() -> None:
         np.array([1, 2, 1]),
         np.array([0, 0]),
         np.array([1, 1, 0]),
-        max_rank=6,
+        RankingSettings(max_rank=6),
     )
     assert ranking.cmc == (0.0, 0.5, 1.0, 1.0, 1.0, 1.0)
 
@@ -251,10 +385,14 @@ def test_nothing_to_measure_is_an_error(gallery: list[int]) -> None:
 
 @pytest.mark.parametrize("cells", [1, 5, 1 << 24])
 def test_nan_is_refused_saying_where(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
-    monkeypatch.setattr(metrics, "_NAN_CHECK_CELLS", cells)
+    monkeypatch.setattr(metrics, "_CELLS", cells)
     scores = [[0.1, 0.2, 0.3], [0.1, 0.2, math.nan], [math.nan, math.nan, 0.1]]
     with pytest.raises(ValueError, match=r"3 of 9 scores are NaN, the first at query 1, .*crop 2"):
         toy(scores, [1, 2, 3])
+    ranker = Ranker(np.ones(3, int), np.array([1, 2, 3]), np.zeros(3, int), np.ones(3, int))
+    ranker.add(0, np.array(scores[:1]))
+    with pytest.raises(ValueError, match=r"3 of 6 scores are NaN, the first at query 1, .*crop 2"):
+        ranker.add(1, np.array(scores[1:]))
 
 
 def test_infinite_scores_order_like_any_other() -> None:
@@ -274,14 +412,14 @@ def test_shapes_that_do_not_fit_are_refused(wrong: int) -> None:
     shapes: list[tuple[int, ...]] = [(2, 3), (2,), (3,), (2,), (3,)]
     shapes[wrong] = (*shapes[wrong], 1)
     scores, *labels = (np.ones(shape) for shape in shapes)
+    labels[3] += 1
     with pytest.raises(ValueError, match="need one identity and one camera"):
         unchecked_rank(scores, *(label.astype(int) for label in labels))
 
 
-def test_max_rank_below_one_is_refused() -> None:
-    one = np.array([1])
-    with pytest.raises(ValueError, match="max_rank must be 1 or more, not 0"):
-        rank(np.ones((1, 1)), one, one, one, one + 1, max_rank=0)
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="'max_rank': input should be greater than or equal to 1"):
+        checked(RankingSettings, {"max_rank": 0})
 
 
 def test_scores_need_not_be_contiguous() -> None:
