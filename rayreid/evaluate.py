@@ -9,9 +9,11 @@ from rayreid.checkpoint import Trained
 from rayreid.data.loading import LoadingSettings, Pixels, decoded
 from rayreid.data.sources import canonical, open_source, same_place
 from rayreid.experiment import Experiment
-from rayreid.gallery import Progress, Target, ranked
+from rayreid.gallery import Progress, Target, ranked, reranked_scores
+from rayreid.matching.tiles import score_all
 from rayreid.ranking.histogram import colour_histogram
 from rayreid.ranking.metrics import Ranking
+from rayreid.ranking.rerank import RerankSettings
 from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from rayreid.run import best_device
 
@@ -34,6 +36,8 @@ class Evaluation:
     """Whether it has learnt from the domain's unlabelled crops."""
     lifted: Ranking | None = None
     """The method's ranking after temporal lifting, where it was asked for."""
+    reranked: Ranking | None = None
+    """The method's ranking after k-reciprocal re-ranking, where it was asked for."""
 
 
 def open_target(target: str, experiment: Experiment) -> Domain:
@@ -49,12 +53,13 @@ def evaluate(
     target: str,
     progress: Progress | None = None,
     lift: LiftSettings | None = None,
+    rerank: RerankSettings | None = None,
 ) -> Evaluation:
     """Rank a domain with a trained method, and with the reference.
 
-    With ``lift`` the method's scores are also ranked after temporal lifting; the reference's are
-    not. Raises `ValueError` or `FileNotFoundError` as the target's reader does, and `ValueError`
-    for a target without the times that lifting needs.
+    With ``lift`` the method's scores are also ranked after temporal lifting, with ``rerank`` after
+    k-reciprocal re-ranking; the reference's are not. Raises `ValueError` or `FileNotFoundError` as
+    the target's reader does, and `ValueError` for a target without the times that lifting needs.
     """
     experiment = trained.experiment
     domain = open_target(target, experiment)
@@ -67,11 +72,14 @@ def evaluate(
     # Without those that cannot be decoded, where they are to be left out.
     query, gallery = crops.query, crops.gallery
     method = trained.method.to(best_device())
-    scores = Target(crops, experiment.loading).scores(method, progress)
-    lifted = None
+    embedded = Target(crops, experiment.loading).embeddings(method, progress)
+    scores = score_all(method, *embedded).numpy()
+    lifted = reranked = None
     if lift:
         columns = (query.cameras, query.times, gallery.cameras, gallery.times)
         lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery)
+    if rerank:
+        reranked = ranked(reranked_scores(method, *embedded, rerank), query, gallery)
     return Evaluation(
         target=canonical(target),
         ranking=ranked(scores, query, gallery),
@@ -79,6 +87,7 @@ def evaluate(
         seen=any(same_place(target, source) for source in experiment.sources),
         adapted=bool(experiment.target) and same_place(target, experiment.target),
         lifted=lifted,
+        reranked=reranked,
     )
 
 

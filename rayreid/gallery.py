@@ -13,6 +13,7 @@ from rayreid.data.views import as_images
 from rayreid.matching.tiles import score_all
 from rayreid.method import Method
 from rayreid.ranking.metrics import Ranking, rank
+from rayreid.ranking.rerank import Chosen, RerankSettings, rerank
 
 Progress = Callable[[int], None]
 
@@ -54,16 +55,41 @@ class Target:
         self.query_pixels = Pixels(domain.query.images, loading)
         self.gallery_pixels = Pixels(domain.gallery.images, loading)
 
+    def embeddings(
+        self, method: Method, progress: Progress | None = None
+    ) -> tuple[Float[Tensor, "q *e"], Float[Tensor, "g *e"]]:
+        """Return the embeddings of all queries and of all gallery crops."""
+        return (
+            embed_crops(method, self.query_pixels, progress=progress),
+            embed_crops(method, self.gallery_pixels, progress=progress),
+        )
+
     def scores(self, method: Method, progress: Progress | None = None) -> Float[np.ndarray, "q g"]:
         """Return the scores of all queries against all gallery crops."""
-        queries = embed_crops(method, self.query_pixels, progress=progress)
-        gallery = embed_crops(method, self.gallery_pixels, progress=progress)
-        found: np.ndarray = score_all(method, queries, gallery).numpy()
+        found: np.ndarray = score_all(method, *self.embeddings(method, progress)).numpy()
         return found
 
     def rank(self, method: Method, progress: Progress | None = None) -> Ranking:
         """Return the metrics of a method on this domain."""
         return ranked(self.scores(method, progress), self.query, self.gallery)
+
+
+def reranked_scores(
+    method: Method,
+    queries: Float[Tensor, "q *e"],
+    gallery: Float[Tensor, "g *e"],
+    settings: RerankSettings,
+) -> Float[np.ndarray, "q g"]:
+    """Return a method's scores of embeddings after k-reciprocal re-ranking.
+
+    The method scores all crops with each other, gallery and queries: about (q + g)^2 pairs.
+    """
+    crops = torch.cat([queries, gallery])
+
+    def score(rows: Chosen, columns: Chosen) -> Tensor:
+        return score_all(method, crops[rows], crops[columns])
+
+    return rerank(score, len(queries), len(gallery), settings)
 
 
 def ranked(scores: Float[np.ndarray, "q g"], query: Crops, gallery: Crops) -> Ranking:

@@ -189,16 +189,23 @@ def _seen(source: Domain, experiment: Experiment, method: Method) -> dict[str, f
 
 
 def keep_evaluation(
-    folder: Path, target: str, method: Mapping[str, object], reference: Mapping[str, object]
+    folder: Path,
+    target: str,
+    method: Mapping[str, object],
+    reference: Mapping[str, object],
+    also: Mapping[str, object] | None = None,
 ) -> None:
-    """Add a target's figures to the ranking.json of a run's folder, where there is one."""
+    """Add a target's figures to the ranking.json of a run's folder, where there is one.
+
+    ``also`` are figures of the method's scores after something else, by its name.
+    """
     path = folder / RANKING
     if path.is_file():
         try:
             recorded = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is not readable as JSON; the figures are not kept") from None
-        found = {"method": dict(method), "colour histogram": dict(reference)}
+        found = {"method": dict(method), "colour histogram": dict(reference), **(also or {})}
         recorded["targets"] = recorded.get("targets", {}) | {target: found}
         write_json(path, recorded)
 

@@ -9,7 +9,11 @@ from rayreid.checkpoint import build
 from rayreid.data.loading import LoadingSettings, Pixels
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import compose
-from rayreid.gallery import Target, best_matches, embed_crops
+from rayreid.gallery import Target, best_matches, embed_crops, reranked_scores
+from rayreid.matching.tiles import score_all
+from rayreid.methods import METHODS
+from rayreid.ranking.rerank import RerankSettings, rerank_scores
+from tests.miniature import MINIATURE
 
 LOADING = LoadingSettings(height=64, width=32)
 
@@ -58,3 +62,17 @@ def test_best_matches_are_the_highest_scores_of_other_views(
     )[:count]
     assert best[: len(slow)].tolist() == slow
     assert (best[len(slow) :] == -1).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_methods_scores_are_re_ranked(name: str) -> None:
+    made = compose(name, MINIATURE, {"seed": 0})
+    method = build(made, Census({"snow": 3, "subway": 3})).eval()
+    images = torch.rand(13, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        queries, gallery = method.embed(images).split([4, 9])
+    settings = RerankSettings(neighbours=4, expansion=2)
+    found = reranked_scores(method, queries, gallery, settings)
+    pairs = (queries, queries), (queries, gallery), (gallery, gallery)
+    expected = rerank_scores(*(score_all(method, *pair) for pair in pairs), settings)
+    assert found == pytest.approx(expected, abs=1e-4)
