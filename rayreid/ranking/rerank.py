@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from pydantic import Field, model_validator
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from rayreid.settings import Settings
@@ -262,18 +263,24 @@ def _encoded(score: Scorer, joined: csr_array, rows: _Rows) -> csr_array:
     near = _indicator(rows.nearest)
     beyond = joined - joined.multiply(near)
     beyond.eliminate_zeros()
-    near.data = np.exp(-rows.distances.ravel())
-    starts = beyond.indptr
-    for start in range(0, len(rows.nearest), _ROWS):
-        stop = min(start + _ROWS, len(rows.nearest))
-        here = slice(starts[start], starts[stop])
+    # Crops of the same neighbours one after the other: a block of them has few columns.
+    order = reverse_cuthill_mckee(beyond).astype(np.int64)
+    blocks = [np.sort(order[at : at + _ROWS]) for at in range(0, len(order), _ROWS)]
+    order = np.concatenate(blocks)
+    beyond = beyond[order]
+    start = 0
+    for crops in blocks:
+        each = np.diff(beyond.indptr[start : start + len(crops) + 1])
+        here = slice(*beyond.indptr[[start, start + len(crops)]])
+        start += len(crops)
         columns, column = np.unique(beyond.indices[here], return_inverse=True)
         if len(columns):
-            row = np.repeat(np.arange(stop - start), np.diff(starts[start : stop + 1]))
-            block = score(slice(start, stop), torch.from_numpy(columns.astype(np.int64)))
+            block = score(torch.from_numpy(crops), torch.from_numpy(columns.astype(np.int64)))
+            row = np.repeat(np.arange(len(crops)), each)
             scores = block[torch.from_numpy(row), torch.from_numpy(column)].float().cpu().numpy()
-            beyond.data[here] = np.exp((scores - rows.most[start + row]) / rows.span[start + row])
-    weights = joined.multiply(near) + beyond
+            beyond.data[here] = np.exp((scores - rows.most[crops[row]]) / rows.span[crops[row]])
+    near.data = np.exp(-rows.distances.ravel())
+    weights = joined.multiply(near) + beyond[np.argsort(order)]
     weights.data /= np.repeat(weights.sum(axis=1), np.diff(weights.indptr))
     return weights
 
