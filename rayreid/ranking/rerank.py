@@ -38,7 +38,7 @@ from torch import Tensor
 
 from rayreid.settings import Settings
 
-Chosen = slice | Int64[Tensor, " k"]
+Chosen = slice | Int64[Tensor, " _"]
 """Rising numbers of crops, the gallery's after the queries': an index into all of them."""
 
 Scorer = Callable[[Chosen, Chosen], Float[Tensor, "r c"]]
