@@ -9,9 +9,11 @@ from rayreid.checkpoint import Trained
 from rayreid.data.loading import LoadingSettings, Pixels, decoded
 from rayreid.data.sources import canonical, open_source, same_place
 from rayreid.experiment import Experiment
-from rayreid.gallery import Progress, Target, ranked, ranked_by_rows
+from rayreid.gallery import Progress, Target, ranked, ranked_by_rows, reranked_scores
+from rayreid.matching.tiles import score_all, score_rows
 from rayreid.ranking.histogram import colour_histogram
 from rayreid.ranking.metrics import STANDARD, Ranking, RankingSettings
+from rayreid.ranking.rerank import RerankSettings
 from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from rayreid.run import best_device
 
@@ -34,6 +36,8 @@ class Evaluation:
     """Whether it has learnt from the domain's unlabelled crops."""
     lifted: Ranking | None = None
     """The method's ranking after temporal lifting, where it was asked for."""
+    reranked: Ranking | None = None
+    """The method's ranking after k-reciprocal re-ranking, where it was asked for."""
 
 
 def open_target(target: str, experiment: Experiment) -> Domain:
@@ -49,13 +53,18 @@ def evaluate(
     target: str,
     progress: Progress | None = None,
     lift: LiftSettings | None = None,
+    rerank: RerankSettings | None = None,
     settings: RankingSettings = STANDARD,
+    *,
+    half: bool = False,
+    scoring: Progress | None = None,
 ) -> Evaluation:
     """Rank a domain with a trained method, and with the reference, both by ``settings``.
 
-    With ``lift`` the method's scores are also ranked after temporal lifting; the reference's are
-    not. Raises `ValueError` or `FileNotFoundError` as the target's reader does, and `ValueError`
-    for a target without the times that lifting needs.
+    With ``lift`` the method's scores are also ranked after temporal lifting, with ``rerank`` after
+    k-reciprocal re-ranking; the reference's are not. Raises `ValueError` or `FileNotFoundError` as
+    the target's reader does, and `ValueError` for a target without the times that lifting needs.
+    ``half`` is `score_all`'s; ``progress`` counts crops, and ``scoring`` pairs.
     """
     experiment = trained.experiment
     domain = open_target(target, experiment)
@@ -68,14 +77,20 @@ def evaluate(
     # Without those that cannot be decoded, where they are to be left out.
     query, gallery = crops.query, crops.gallery
     method = trained.method.to(best_device())
-    to_rank, lifted = Target(crops, experiment.loading), None
+    embedded = Target(crops, experiment.loading).embeddings(method, progress)
+    lifted = reranked = None
     if lift:
-        scores = to_rank.scores(method, progress)
+        scores = score_all(method, *embedded, half=half, progress=scoring).numpy()
         ranking = ranked(scores, query, gallery, settings)
         columns = (query.cameras, query.times, gallery.cameras, gallery.times)
         lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery, settings)
     else:
-        ranking = to_rank.rank(method, progress, settings)
+        rows = score_rows(method, *embedded, half=half, progress=scoring)
+        blocks = ((start, scores.numpy()) for start, scores in rows)
+        ranking = ranked_by_rows(blocks, query, gallery, settings)
+    if rerank:
+        found = reranked_scores(method, *embedded, rerank, half=half, progress=scoring)
+        reranked = ranked(found, query, gallery, settings)
     return Evaluation(
         target=canonical(target),
         ranking=ranking,
@@ -83,6 +98,7 @@ def evaluate(
         seen=any(same_place(target, source) for source in experiment.sources),
         adapted=bool(experiment.target) and same_place(target, experiment.target),
         lifted=lifted,
+        reranked=reranked,
     )
 
 

@@ -13,6 +13,7 @@ from rayreid.data.views import as_images
 from rayreid.matching.tiles import score_all, score_rows
 from rayreid.method import Method
 from rayreid.ranking.metrics import STANDARD, Ranker, Ranking, RankingSettings, rank
+from rayreid.ranking.rerank import Chosen, RerankSettings, rerank
 
 Progress = Callable[[int], None]
 
@@ -54,9 +55,18 @@ class Target:
         self.query_pixels = Pixels(domain.query.images, loading)
         self.gallery_pixels = Pixels(domain.gallery.images, loading)
 
+    def embeddings(
+        self, method: Method, progress: Progress | None = None
+    ) -> tuple[Float[Tensor, "q *e"], Float[Tensor, "g *e"]]:
+        """Return the embeddings of all queries and of all gallery crops."""
+        return (
+            embed_crops(method, self.query_pixels, progress=progress),
+            embed_crops(method, self.gallery_pixels, progress=progress),
+        )
+
     def scores(self, method: Method, progress: Progress | None = None) -> Float[np.ndarray, "q g"]:
         """Return the scores of all queries against all gallery crops."""
-        found: np.ndarray = score_all(method, *self._embedded(method, progress)).numpy()
+        found: np.ndarray = score_all(method, *self.embeddings(method, progress)).numpy()
         return found
 
     def rank(
@@ -66,17 +76,31 @@ class Target:
         settings: RankingSettings = STANDARD,
     ) -> Ranking:
         """Return the metrics of a method on this domain; its scores are never all held."""
-        blocks = score_rows(method, *self._embedded(method, progress))
+        blocks = score_rows(method, *self.embeddings(method, progress))
         arrays = ((start, scores.numpy()) for start, scores in blocks)
         return ranked_by_rows(arrays, self.query, self.gallery, settings)
 
-    def _embedded(
-        self, method: Method, progress: Progress | None
-    ) -> tuple[Float[Tensor, "q *e"], Float[Tensor, "g *e"]]:
-        return (
-            embed_crops(method, self.query_pixels, progress=progress),
-            embed_crops(method, self.gallery_pixels, progress=progress),
-        )
+
+def reranked_scores(
+    method: Method,
+    queries: Float[Tensor, "q *e"],
+    gallery: Float[Tensor, "g *e"],
+    settings: RerankSettings,
+    *,
+    half: bool = False,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "q g"]:
+    """Return a method's scores of embeddings after k-reciprocal re-ranking.
+
+    The method scores all crops with each other, gallery and queries: about (q + g)^2 pairs.
+    ``half`` and ``progress`` are `score_all`'s.
+    """
+    crops = torch.cat([queries, gallery])
+
+    def score(rows: Chosen, columns: Chosen) -> Tensor:
+        return score_all(method, crops[rows], crops[columns], half=half, progress=progress)
+
+    return rerank(score, len(queries), len(gallery), settings)
 
 
 def ranked(

@@ -193,11 +193,12 @@ def keep_evaluation(
     target: str,
     method: Mapping[str, object],
     reference: Mapping[str, object],
-    settings: Mapping[str, object],
+    also: Mapping[str, object] | None = None,
 ) -> None:
     """Add a target's figures to the ranking.json of a run's folder, where there is one.
 
-    ``settings`` are those of the ranking that are not the default.
+    ``also`` is what else is told: figures of the method's scores after something else, by its
+    name, and settings of the ranking.
     """
     path = folder / RANKING
     if path.is_file():
@@ -205,9 +206,7 @@ def keep_evaluation(
             recorded = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is not readable as JSON; the figures are not kept") from None
-        found = {"method": dict(method), "colour histogram": dict(reference)}
-        if settings:
-            found["settings"] = dict(settings)
+        found = {"method": dict(method), "colour histogram": dict(reference), **(also or {})}
         recorded["targets"] = recorded.get("targets", {}) | {target: found}
         write_json(path, recorded)
 

@@ -1,11 +1,13 @@
-"""Temporal lifting of a trained method, over the files of a folder in Market-1501's layout."""
+"""Temporal lifting and re-ranking of a trained method, over a folder in Market-1501's layout."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -17,9 +19,11 @@ from rayreid.data.layouts.market1501 import read_market1501
 from rayreid.data.synthetic import draw_domain
 from rayreid.evaluate import evaluate
 from rayreid.experiment import compose
-from rayreid.gallery import Target, ranked
+from rayreid.gallery import ranked
+from rayreid.matching.tiles import score_all
 from rayreid.ranking.histogram import colour_histogram
 from rayreid.ranking.metrics import Ranking, RankingSettings
+from rayreid.ranking.rerank import RerankSettings
 from rayreid.ranking.temporal_lift import LiftSettings, temporal_lift
 from tests.miniature import MINIATURE
 
@@ -62,17 +66,16 @@ def test_the_methods_scores_are_lifted_and_computed_once(
     run: Path, market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    scores = Target.scores
 
-    def once(self: Target, *arguments: Any) -> np.ndarray:
-        computed.append(scores(self, *arguments))
+    def once(*arguments: Any, **rest: Any) -> torch.Tensor:
+        computed.append(score_all(*arguments, **rest))
         return computed[-1]
 
-    monkeypatch.setattr(Target, "scores", once)
+    monkeypatch.setattr("rayreid.evaluate.score_all", once)
     settings, target = LiftSettings(neighbours=3), f"market1501={market}"
     found = evaluate(load_trained(run), target, lift=settings)
     (of_method,) = computed
-    assert found.lifted == lifted(of_method, read_market1501(market, "market"), settings)
+    assert found.lifted == lifted(of_method.numpy(), read_market1501(market, "market"), settings)
     assert found.lifted != found.ranking
     plain = evaluate(load_trained(run), target)
     assert plain.lifted is None
@@ -134,3 +137,29 @@ def test_a_target_without_times_is_named(run: Path) -> None:
         "synthetic=snow does not tell the times of its crops, which temporal lifting needs; "
         "rank it without"
     )
+
+
+def test_the_verb_prints_and_keeps_what_re_ranking_gives(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder / "best")
+    (folder / "ranking.json").write_text("{}")
+    answer = verb(str(folder), "--target", "synthetic=snow", "--rerank")
+    assert answer.exception is None, answer.output
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in answer.output.splitlines()
+        if line.startswith("| synthetic")
+    ]
+    assert [row[1] for row in rows] == ["baseline", "baseline + re-ranking", "colour histogram"]
+    expected = evaluate(load_trained(run), "synthetic=snow", rerank=RerankSettings())
+    assert expected.reranked is not None
+    assert expected.reranked != expected.ranking
+    assert rows[1][3] == f"{expected.reranked.map:.3f}"
+    assert "re-ranking: k1 20, k2 6, lambda 0.3; it looks at all queries together" in answer.output
+    kept = json.loads((folder / "ranking.json").read_text())["targets"]["synthetic=snow"]
+    assert kept["re-ranking"]["mAP"] == expected.reranked.map
+    assert kept["re-ranking"]["settings"] == {"neighbours": 20, "expansion": 6, "original": 0.3}
+    plain = verb(str(folder), "--target", "synthetic=snow")
+    assert "re-ranking" not in plain.output
+    kept = json.loads((folder / "ranking.json").read_text())["targets"]["synthetic=snow"]
+    assert set(kept) == {"method", "colour histogram"}

@@ -10,9 +10,13 @@ from rayreid.checkpoint import build
 from rayreid.data.loading import LoadingSettings, Pixels
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import compose
-from rayreid.gallery import Target, best_matches, embed_crops, ranked
+from rayreid.gallery import Target, best_matches, embed_crops, ranked, reranked_scores
 from rayreid.matching import tiles
+from rayreid.matching.tiles import score_all
 from rayreid.method import Method
+from rayreid.methods import METHODS
+from rayreid.ranking.rerank import RerankSettings, rerank_scores
+from tests.miniature import MINIATURE
 
 LOADING = LoadingSettings(height=64, width=32)
 
@@ -55,7 +59,7 @@ def test_ranking_by_rows_is_ranking_the_matrix(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(tiles, "score_all", seen)
     row = 4 * len(target.gallery)
-    parts = list(tiles.score_rows(method, *target._embedded(method, None), rows_bytes=5 * row))
+    parts = list(tiles.score_rows(method, *target.embeddings(method), rows_bytes=5 * row))
     assert [start for start, _ in parts] == list(range(0, len(scores), 5))
     np.testing.assert_allclose(np.concatenate([part for _, part in parts]), scores, atol=1e-6)
     assert max(blocks) == 5
@@ -86,3 +90,17 @@ def test_best_matches_are_the_highest_scores_of_other_views(
     )[:count]
     assert best[: len(slow)].tolist() == slow
     assert (best[len(slow) :] == -1).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_methods_scores_are_re_ranked(name: str) -> None:
+    made = compose(name, MINIATURE, {"seed": 0})
+    method = build(made, Census({"snow": 3, "subway": 3})).eval()
+    images = torch.rand(13, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        queries, gallery = method.embed(images).split([4, 9])
+    settings = RerankSettings(neighbours=4, expansion=2)
+    found = reranked_scores(method, queries, gallery, settings)
+    pairs = (queries, queries), (queries, gallery), (gallery, gallery)
+    expected = rerank_scores(*(score_all(method, *pair) for pair in pairs), settings)
+    assert found == pytest.approx(expected, abs=1e-4)

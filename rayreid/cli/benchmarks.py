@@ -58,6 +58,21 @@ def ranking_benchmark(fraction: float, rounds: int, to: Path) -> None:
                        rounds=rounds))  # fmt: skip
 
 
+@benchmark.command("reranking")
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Of the published algorithm and ours, whose median counts.")  # fmt: skip
+@click.option("--width", type=click.IntRange(2), default=512, show_default=True,
+              help="Features of a crop.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/reranking"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def reranking_benchmark(rounds: int, width: int, to: Path) -> None:
+    """Measure k-reciprocal re-ranking beside the published algorithm: time and memory."""
+    from rayreid.benchmark.reranking import reranking
+
+    page = reranking(to, lambda line: click.echo(line, err=True), rounds=rounds, width=width)
+    click.echo(page)
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

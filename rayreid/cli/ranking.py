@@ -14,15 +14,19 @@ from rayreid.cli.options import chosen_round, counter, protocol_options
 @protocol_options
 @click.option("--temporal-lift", is_flag=True,
               help="Also rank by scores lifted by the crops' times (TLift).")  # fmt: skip
+@click.option("--rerank", is_flag=True,
+              help="Also rank after k-reciprocal re-ranking, of all queries at once.")  # fmt: skip
 @click.option("--both-directions", is_flag=True,
               help="Of sets with splits, also rank with the two cameras changed over.")  # fmt: skip
 @click.option("--average-precision", type=click.Choice(["step", "trapezoid"]), default="step",
               show_default=True, help="trapezoid: by Market-1501's MATLAB rule.")  # fmt: skip
 @click.option("--single-gallery-shot", is_flag=True,
               help="R1 by CUHK03's classic protocol, in ten drawn galleries.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "half"]), default="fp32",
+              show_default=True, help="half: faster, where maps or M-Nets match.")  # fmt: skip
 def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
-             temporal_lift: bool, both_directions: bool, average_precision: str,
-             single_gallery_shot: bool) -> None:  # fmt: skip
+             temporal_lift: bool, rerank: bool, both_directions: bool, average_precision: str,
+             single_gallery_shot: bool, precision: str) -> None:  # fmt: skip
     """Rank unseen domains with a trained RUN, beside the colour-histogram reference.
 
     A set with published splits is ranked on each: mean +- standard deviation over them.
@@ -31,6 +35,7 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
     from rayreid.evaluate import evaluate as rank_target
     from rayreid.protocols import splits_of
     from rayreid.ranking.metrics import RankingSettings
+    from rayreid.ranking.rerank import RerankSettings
     from rayreid.ranking.summary import RATES, summary
     from rayreid.ranking.temporal_lift import LiftSettings
     from rayreid.report import table
@@ -45,13 +50,23 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
         raise ValueError("no domain to rank; add --target LAYOUT=LOCATION, or --protocol")
     trained = load_trained(run)
     method, lift = trained.experiment.method, LiftSettings() if temporal_lift else None
+    reranking = RerankSettings() if rerank else None
     rows: list[tuple[object, ...]] = []
     notes = []
     kept = []
     for target in targets:
         parts = splits_of(target, both_directions=both_directions)
         results = [
-            rank_target(trained, part, counter(f"ranking {part}, crops"), lift, settings)
+            rank_target(
+                trained,
+                part,
+                counter(f"ranking {part}, crops"),
+                lift,
+                reranking,
+                settings,
+                half=precision == "half",
+                scoring=counter(f"scoring {part}, pairs"),
+            )
             for part in parts
         ]
         first = results[0]
@@ -59,6 +74,7 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
         for name, rankings in (
             (own, [r.ranking for r in results]),
             (f"{own} + temporal lift", [r.lifted for r in results if r.lifted]),
+            (f"{own} + re-ranking", [r.reranked for r in results if r.reranked]),
             ("colour histogram", [r.reference for r in results]),
         ):
             if rankings:
@@ -78,16 +94,31 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
             notes.append(f"{target} is a source of this run: not an unseen domain")
         kept.append((first.target if len(parts) == 1 else target,
                      summary([r.ranking for r in results]),
-                     summary([r.reference for r in results])))  # fmt: skip
+                     summary([r.reference for r in results]),
+                     [r.reranked for r in results if r.reranked]))  # fmt: skip
+    if reranking:
+        notes.append(
+            f"re-ranking: k1 {reranking.neighbours}, k2 {reranking.expansion}, lambda "
+            f"{reranking.original}; it looks at all queries together (transductive): to be "
+            "compared with what does so as well"
+        )
     click.echo(table(("target", "scores by", "R1", "mAP", "mINP", "queries"), rows))
-    for target, of_method, _ in kept:
+    for target, of_method, *_ in kept:
         rates = ", ".join(f"{name} {of_method.mean[name]:.3f}" for name in RATES)
         click.echo(f"{target}, {method}: {rates}")
     for note in notes:
         click.echo(note)
-    for target, of_method, of_reference in kept:
-        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures(),
-                        settings.model_dump(exclude_defaults=True))  # fmt: skip
+    for target, of_method, of_reference, reranked in kept:
+        also: dict[str, object] = {}
+        if reranking:
+            as_set = {"settings": reranking.model_dump()}
+            also["re-ranking"] = summary(reranked).as_figures() | as_set
+        unusual: dict[str, object] = settings.model_dump(exclude_defaults=True)
+        if precision != "fp32":
+            unusual["precision"] = precision
+        if unusual:
+            also["settings"] = unusual
+        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures(), also)
 
 
 @click.command()
