@@ -22,7 +22,9 @@ from rayreid.checkpoint import build, plain
 from rayreid.experiment import Experiment
 from rayreid.feed import Feed
 from rayreid.method import Method
+from rayreid.nn.compilation import compiled
 from rayreid.nn.optimiser import clip_gradients, optimiser_of, rate_after
+from rayreid.nn.trunk import has_depthwise
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,14 @@ class Learner:
             assert is_initialized(), "several workers need a process group"
             self.parallel = DistributedDataParallel(
                 self.method, device_ids=[device] if device.type == "cuda" else None
+            )
+        if experiment.compile:
+            self.parallel = compiled(self.parallel)
+        if device.type == "cpu" and experiment.precision == "bf16" and has_depthwise(self.method):
+            log.warning(
+                "trunk %s has depthwise convolutions, which bf16 slows down on a CPU; "
+                "try precision=fp32",
+                experiment.trunk.name,
             )
         self.optimiser = optimiser_of(self.method, experiment.optimiser)
         decay = experiment.optimiser.ema
