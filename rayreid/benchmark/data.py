@@ -86,7 +86,7 @@ def data(
             files = _stored(Path(folder) / name, height, width, people)
             pixels = _mapped(Path(folder) / f"{name}.pixels", files, kept)
             parts = _parts(files, pixels, batch, device)
-            seconds = _medians(parts, rounds)
+            seconds = medians(parts, rounds)
             rows[name] = {part: seconds[part] / batch for part in parts}
             tell(f"{name}: {', '.join(f'{p} {1 / s:.0f}' for p, s in rows[name].items())} a second")
     found = {
@@ -219,7 +219,7 @@ def _parts(
     }
 
 
-def _medians(parts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(parts: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median seconds of each part, all timed in turn after a round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(1 + rounds):
