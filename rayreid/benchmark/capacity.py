@@ -3,9 +3,11 @@
 import time
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from rayreid.batch import Batch
 from rayreid.learner import Learner
@@ -28,8 +30,26 @@ def bf16_peak(device: torch.device, side: int = 8192, rounds: int = 10) -> float
     return 2 * side**3 / median(seconds[3:])
 
 
+def usage(learner: Learner, batch: Batch, seconds: float, peak: float) -> dict[str, Any]:
+    """Return what a learner uses, whose steps on ``batch`` take ``seconds``; no use of it after.
+
+    Floating-point operations of a step, their share of what the ``peak`` allows, the share of an
+    epoch spent waiting for data, and the largest batch that fits.
+    """
+    with FlopCounterMode(display=False) as counter:
+        learner.step(batch, 1.0)
+    flops = counter.get_total_flops()
+    return {
+        "flops_a_step": flops,
+        "bf16_peak": peak,
+        "share_of_the_peak": flops / seconds / peak,
+        "waiting": waited(learner),
+        "largest_batch": largest_batch(learner, len(batch.images)),
+    }
+
+
 def waited(learner: Learner) -> float:
-    """Return the share of a second epoch in which a learner waited for data."""
+    """Return the share of an epoch, not its first, in which a learner waited for data."""
     learner.advance()
     return learner.advance().waiting
 
@@ -49,9 +69,8 @@ def _fits(learner: Learner, size: int) -> bool:
     try:
         learner.step(batch_of(learner, size), 1.0)
         _synchronise(learner.device)
-    except torch.OutOfMemoryError:
-        learner.optimiser.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
+    except RuntimeError:
+        # `torch.OutOfMemoryError`, or another where it is cuDNN that has no memory.
         return False
     return True
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from rayreid.batch import Batch, Domain
-from rayreid.benchmark.capacity import bf16_peak, largest_batch, waited
+from rayreid.benchmark.capacity import bf16_peak, usage
 from rayreid.benchmark.data import machine, medians
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
@@ -78,10 +77,7 @@ FORMS = {
     "bf16": Form("bf16"),
 }
 """The straightforward form, and the learner's two precisions; bf16 is the default."""
-COMPILED = {
-    "fp32, compiled": Form("fp32", compile=True),
-    "bf16, compiled": Form("bf16", compile=True),
-}
+COMPILED = {"bf16, compiled": Form("bf16", compile=True)}
 
 
 def training(
@@ -106,9 +102,10 @@ def training(
     kept = to / "training.json"
     rows: dict[str, Row] = json.loads(kept.read_text()) if kept.is_file() else {}
     forms = FORMS | (COMPILED if compiled else {})
+    peak = bf16_peak(device) if device.type == "cuda" else 0.0
     to.mkdir(parents=True, exist_ok=True)
     for case in cases:
-        row = measured(case, forms, rounds, device)
+        row = measured(case, forms, rounds, device, peak)
         rows[f"{case.name} on {device.type}"] = row
         write_json(kept, rows)
         speeds = (f"{form} {speed:.0f}" for form, speed in row["images_a_second"].items())
@@ -129,8 +126,10 @@ def chosen(cases: Sequence[Case], only: Sequence[str]) -> list[Case]:
     return [case for case in cases if not only or {case.name, case.method} & set(only)]
 
 
-def measured(case: Case, forms: Mapping[str, Form], rounds: int, device: torch.device) -> Row:
-    """Return the figures of a case; on a GPU also those of `rayreid.benchmark.capacity`."""
+def measured(
+    case: Case, forms: Mapping[str, Form], rounds: int, device: torch.device, peak: float
+) -> Row:
+    """Return the figures of a case; where a device's matrix peak is given, its usage as well."""
     learners = {name: learner_of(case, form, device) for name, form in forms.items()}
     batches = {name: a_batch(learners[name], form.layout) for name, form in forms.items()}
 
@@ -155,20 +154,12 @@ def measured(case: Case, forms: Mapping[str, Form], rounds: int, device: torch.d
         "times_the_plain": {name: seconds[PLAIN] / taken for name, taken in seconds.items()},
         "seconds_of_the_first_step": first,
     }
-    if device.type != "cuda":
+    if not peak:
         return row
     learner, batch = learners["bf16"], batches["bf16"]
-    with FlopCounterMode(display=False) as counter:
-        learner.step(batch, 1.0)
-    flops, peak = counter.get_total_flops(), bf16_peak(device)
+    # Their memory is the largest batch's.
     del learners, batches
-    return row | {
-        "flops_a_step": flops,
-        "bf16_peak": peak,
-        "share_of_the_peak": {name: flops / taken / peak for name, taken in seconds.items()},
-        "waiting": waited(learner),
-        "largest_batch": largest_batch(learner, case.batch),
-    }
+    return row | usage(learner, batch, seconds["bf16"], peak)
 
 
 def learner_of(case: Case, form: Form, device: torch.device) -> Learner:
@@ -261,7 +252,7 @@ def _gpu_table(rows: Mapping[str, Row]) -> str:
             name.rpartition(" on ")[0],
             f"{row['flops_a_step'] / 1e12:.2f}",
             f"{row['bf16_peak'] / 1e12:.0f}",
-            f"{row['share_of_the_peak']['bf16']:.0%}",
+            f"{row['share_of_the_peak']:.0%}",
             f"{row['waiting']:.0%}",
             row["largest_batch"],
         )
