@@ -243,7 +243,7 @@ def _cell(row: Row, form: str) -> str:
         return ""
     speed, ratio = row["images_a_second"][form], row["times_the_plain"][form]
     begin = f"; {row['seconds_of_the_first_step'][form]:.0f} s" if form in COMPILED else ""
-    return f"{speed:.0f} ({ratio:.2f}x{begin})"
+    return f"{speed:.{int(speed < 10)}f} ({ratio:.2f}x{begin})"
 
 
 def _gpu_table(rows: Mapping[str, Row]) -> str:

@@ -144,7 +144,7 @@ def test_the_page_shows_what_a_gpu_and_a_compiler_add() -> None:
     cells = cells_of(benchmark.page({"snr on cuda": row, "gmn on cpu": plain}))
     assert ["snr", "64", "100 (1.00x)", "400 (4.00x)", "500 (5.00x; 31 s)"] in cells
     assert ["snr", "2.00", "800", "25%", "2%", "1024"] in cells
-    assert ["gmn", "64", "1 (1.00x)"] in cells
+    assert ["gmn", "64", "1.0 (1.00x)"] in cells
 
 
 def test_it_runs_where_there_is_no_click() -> None:
