@@ -22,7 +22,9 @@ from rayreid.checkpoint import build, plain
 from rayreid.experiment import Experiment
 from rayreid.feed import Feed
 from rayreid.method import Method
+from rayreid.nn.compilation import compiled
 from rayreid.nn.optimiser import clip_gradients, optimiser_of, rate_after
+from rayreid.nn.trunk import has_depthwise
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,14 @@ class Learner:
             self.parallel = DistributedDataParallel(
                 self.method, device_ids=[device] if device.type == "cuda" else None
             )
+        if experiment.compile:
+            self.parallel = compiled(self.parallel)
+        if device.type == "cpu" and experiment.precision == "bf16" and has_depthwise(self.method):
+            log.warning(
+                "trunk %s has depthwise convolutions, which bf16 slows down on a CPU; "
+                "try precision=fp32",
+                experiment.trunk.name,
+            )
         self.optimiser = optimiser_of(self.method, experiment.optimiser)
         decay = experiment.optimiser.ema
         self.average = (
@@ -104,7 +114,7 @@ class Learner:
                 waited += time.perf_counter() - mark
                 rate = rate_after(experiment.optimiser, step / (feed.steps * experiment.epochs))
                 batch = feed.batch(raw, views)
-                losses = self._step(batch, rate)
+                losses = self.step(batch, rate)
                 if losses is None:
                     skipped += 1
                 else:
@@ -138,8 +148,11 @@ class Learner:
             for buffer in self.method.buffers():
                 broadcast(buffer, 0)
 
-    def _step(self, batch: Batch, rate: float) -> dict[str, Tensor] | None:
-        """Return the losses of one step, or None where its gradient was not finite."""
+    def step(self, batch: Batch, rate: float) -> dict[str, Tensor] | None:
+        """Learn from a batch at a share ``rate`` of the highest learning rate.
+
+        Return the losses, or None where the gradient was not finite and nothing was learnt.
+        """
         settings = self.experiment.optimiser
         for group in self.optimiser.param_groups:
             group["lr"] = rate * settings.lr * group["rate"]
@@ -200,8 +213,10 @@ class Learner:
             values = under(f"optimiser/{name}/")
             if values:
                 self.optimiser.state[parameter] = {
-                    # The step count stays on the CPU, where the optimiser keeps it.
-                    key: value if key == "step" else value.to(parameter)
+                    # In the parameter's layout, which a fused step takes for granted.
+                    key: value.to(parameter.device)
+                    if key == "step"
+                    else torch.empty_like(parameter).copy_(value)
                     for key, value in values.items()
                 }
         self.epoch = int(position["epoch"])

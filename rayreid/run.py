@@ -49,7 +49,8 @@ class Run:
         saved = self.folder / EXPERIMENT
         # A folder with settings alone is of a run that a mistake ended before it began.
         begun = saved.is_file() and any(path != saved for path in self.folder.iterdir())
-        if begun and load_experiment(saved, trusted=experiment.method) != experiment:
+        trusted = experiment.method
+        if begun and load_experiment(saved, trusted=trusted).fingerprint != experiment.fingerprint:
             raise ValueError(
                 f"{self.folder} holds a run of other settings; give this one another --name, "
                 "or remove the folder"

@@ -32,6 +32,14 @@ def test_replaced_changes_what_it_names_and_the_fingerprint() -> None:
     assert other.replaced({"config.dropout_rate": made.config.dropout_rate}) == made
 
 
+def test_how_it_is_computed_is_no_part_of_the_fingerprint() -> None:
+    made = compose("gmn", SNOW)
+    compiled = made.replaced({"compile": True})
+    assert compiled.compile
+    assert compiled.fingerprint == made.fingerprint
+    assert made.replaced({"precision": "fp32"}).fingerprint != made.fingerprint
+
+
 def test_paths_of_sources_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = compose("gmn", {"sources": ["market1501=here"]})

@@ -73,6 +73,33 @@ def reranking_benchmark(rounds: int, width: int, to: Path) -> None:
     click.echo(page)
 
 
+@benchmark.command("training")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CASE",
+    help="A method, or a case by its name in the table; repeatable.",
+)
+@click.option("--compiled", is_flag=True, help="Compiled steps too: minutes more for each case.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Steps of each form, whose median counts.",
+)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/training"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def training_benchmark(only: tuple[str, ...], compiled: bool, rounds: int, to: Path) -> None:
+    """Measure the training step of each method; on a GPU also what part of it is used."""
+    from rayreid.benchmark.training import training
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    click.echo(training(to, tell, only=only, compiled=compiled, rounds=rounds))
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

@@ -193,7 +193,7 @@ class GMN(Method):
         if 0 < wanted < len(negatives):
             a, b = pairs[0][negatives], pairs[1][negatives]
             with torch.autocast(f.device.type, enabled=False):
-                logits = self.metric.frozen(squared_difference(f[a], f[b]))
+                logits = self.metric.frozen(differences(f, (a, b)))
             negatives = negatives[logits.topk(wanted).indices]
         return torch.cat([positives, negatives])
 
@@ -207,18 +207,24 @@ class GMN(Method):
         a, b = pairs
         rate, site = self.config.dropout_rate, self.config.dropout_site
         if not (self.training and self.perturbing):
-            return squared_difference(f[a], f[b])
+            return differences(f, (a, b))
         if site == "pair":
-            return F.dropout(squared_difference(f[a], f[b]), rate)
+            return F.dropout(differences(f, (a, b)), rate)
         if site == "instance_shared":
             # A crop is in pairs with all others: one mask for "both crops" of every pair
             # is one mask for the batch.
-            return squared_difference(f[a], f[b]) * F.dropout(torch.ones_like(f[0]), rate)
+            return differences(f, (a, b)) * F.dropout(torch.ones_like(f[0]), rate)
         if site == "trunk":
             f = self._scaled(self.neck.by_batch(F.dropout(features.float(), rate)))
-            return squared_difference(f[a], f[b])
+            return differences(f, (a, b))
         f = F.dropout(f, rate)
-        return squared_difference(f[a], f[b])
+        return differences(f, (a, b))
+
+
+def differences(f: Float[Tensor, "b d"], pairs: Pairs) -> Float[Tensor, "n d"]:
+    """Return s of each pair."""
+    # Not f[a], whose gradient is added up one row after another.
+    return squared_difference(*(f.index_select(0, crops) for crops in pairs))
 
 
 def pair_loss(logits: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -248,8 +254,11 @@ def pair_centres(
     spread = zeros.index_add(0, member, (f - m1[member]).square())
     variance, distinct = spread / count, 2 * spread / (count - 1).clamp(min=1)
     i, j = member[pairs[0]], member[pairs[1]]
-    apart = variance[i] + variance[j] + (m1[i] - m1[j]).square()
-    return torch.where((i == j)[:, None], distinct[i], apart)
+    # Of the few pairs of identities, then looked up: there are many more pairs of crops.
+    apart = variance[:, None] + variance + (m1[:, None] - m1).square()
+    same = torch.eye(len(people), dtype=torch.bool, device=f.device)[..., None]
+    centres = torch.where(same, distinct[:, None], apart).flatten(0, 1)
+    return centres.index_select(0, i * len(people) + j)
 
 
 def pair_centre_loss(
@@ -262,7 +271,7 @@ def pair_centre_loss(
 
     ``pairs`` are all distinct pairs of some identities, so that batch centres are their means.
     """
-    distances = squared_difference(f[pairs[0]], f[pairs[1]]) - pair_centres(f, identities, pairs)
+    distances = differences(f, pairs) - pair_centres(f, identities, pairs)
     distances = distances.square().mean(1)
     positive = identities[pairs[0]] == identities[pairs[1]]
     counted = {

@@ -48,6 +48,7 @@ from rayreid.batch import Batch, Census
 from rayreid.method import Method
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss, squared_distances
 from rayreid.nn.neck import Neck, classifier
+from rayreid.nn.restitution import InstanceNorm, Map, Restitution, Vectors
 from rayreid.nn.trunk import Trunk, TrunkSettings
 from rayreid.settings import Numbers, Settings
 
@@ -55,8 +56,6 @@ Distance = Literal["cosine", "euclidean"]
 Mining = Literal["random", "hard", "hard_each"]
 Pool = Literal["gap", "gap_relu", "gem"]
 Comparisons = Literal["both", "positive", "negative"]
-Map = Float[Tensor, "b c h w"]
-Vectors = Float[Tensor, "b c"]
 
 
 class SNRConfig(Settings):
@@ -99,46 +98,6 @@ class SNRConfig(Settings):
         if not value or list(value) != sorted(set(value) & {1, 2, 3, 4}):
             raise ValueError(f"these are some of the stages 1, 2, 3, 4, in order, found {value}")
         return value
-
-
-class InstanceNorm(nn.InstanceNorm2d):
-    """IN with gamma and beta, in their precision even under autocast."""
-
-    def forward(self, features: Map) -> Map:
-        """Return F~ of a map."""
-        normalised: Tensor = super().forward(features.to(self.weight.dtype))
-        return normalised
-
-
-class Restitution(nn.Module):
-    """The SNR module: IN, and a gate on what it removed; at a = 0 F+ is F~, at a = 1 it is F."""
-
-    def __init__(self, channels: int, reduction: int):
-        super().__init__()
-        # All of a few units are easily dead at once, and the gate then constant.
-        hidden = max(8, channels // reduction)
-        self.norm = InstanceNorm(channels, affine=True)
-        self.gate = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
-        )
-
-    def forward(self, features: Map) -> Map:
-        """Return F+ of a map, in the module's precision."""
-        normalised, residual, a = self._parts(features)
-        return normalised + a * residual
-
-    def branches(self, features: Map) -> tuple[Map, Map, Map]:
-        """Return F~, F+ and F- of a map, in the module's precision."""
-        normalised, residual, a = self._parts(features)
-        return normalised, normalised + a * residual, normalised + (1 - a) * residual
-
-    def _parts(self, features: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, "b c 1 1"]]:
-        """Return F~, R and a; in bf16 little would be left of R, a difference of near maps."""
-        with torch.autocast(features.device.type, enabled=False):
-            normalised = self.norm(features)
-            residual = features - normalised
-            a = self.gate(residual.mean((2, 3)))
-        return normalised, residual, a[:, :, None, None]
 
 
 class SNR(Method):
@@ -194,16 +153,19 @@ class SNR(Method):
             module = self.after[str(number)] if number in config.stages else None
             if not weight or not isinstance(module, Restitution):
                 return self._next(number, features)
-            branches = module.branches(features)
-            f, f_plus, f_minus = (pooled(branch, config.ref_pool) for branch in branches)
             if config.ref_pool == "gap":
-                # GAP(IN(F)) is beta, its distances constant. What rounding makes of it near beta
-                # = 0, as at first, would have a direction, and a cosine with slopes of 1 / |beta|.
-                f = module.norm.bias.detach().expand_as(f)
+                restored, (f, f_plus, f_minus) = module.averages(features)
+                # Distances of f~, which is beta, are constant. What rounding makes of them near
+                # beta = 0, as at first, would have a direction, and a cosine slopes of 1 / |beta|.
+                f = f.detach()
+            else:
+                branches = module.branches(features)
+                restored = branches[1]
+                f, f_plus, f_minus = (pooled(branch, config.ref_pool) for branch in branches)
             how = (config.distance, config.mining, config.comparisons)
             loss = dual_causality_loss(f, f_plus, f_minus, batch.identities, *how)
             causality[f"causality_{number}"] = weight * loss
-            return branches[1].to(features.dtype)
+            return restored.to(features.dtype)
 
         t, normalised = self.neck(self.trunk(batch.images, after))
         identity = identity_loss(self.classifier(normalised), batch.identities, config.smoothing)

@@ -36,7 +36,7 @@ class OptimiserSettings(Settings):
 
 
 def optimiser_of(method: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of a method's learnable parameters."""
+    """Return the optimiser of a method's learnable parameters, one pass over each a step."""
     learnable = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
     groups = [{"params": [p for _, p in learnable], "rate": 1.0}]
     if settings.trunk_rate < 1:
@@ -45,10 +45,10 @@ def optimiser_of(method: nn.Module, settings: OptimiserSettings) -> torch.optim.
         groups = [{"params": trunk, "rate": settings.trunk_rate}, {"params": rest, "rate": 1.0}]
     if settings.name == "sgd":
         return torch.optim.SGD(
-            groups, settings.lr, 0.9, weight_decay=settings.weight_decay, nesterov=True
+            groups, settings.lr, 0.9, weight_decay=settings.weight_decay, nesterov=True, fused=True
         )
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(groups, settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def clip_gradients(optimiser: torch.optim.Optimizer, settings: OptimiserSettings) -> Tensor:

@@ -129,6 +129,12 @@ class Trunk(nn.Module):
         return (images - mean) / std
 
 
+def has_depthwise(module: nn.Module) -> bool:
+    """Return whether there are convolutions of each channel by itself."""
+    convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
+    return any(each.groups == each.in_channels > 1 for each in convolutions)
+
+
 def _create(settings: TrunkSettings) -> nn.Module:
     net = _of_timm(settings)
     _refuse_settings_of_others(net, settings)

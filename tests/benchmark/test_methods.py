@@ -147,6 +147,11 @@ def test_the_packaged_plan_is_one_for_all() -> None:
         assert not entry.ablates or entry.ablates in plan.entries, name
 
 
+def test_the_rows_that_are_kept_are_of_the_plan_s_cells() -> None:
+    kept = {row["key"] for row in read_rows(Path(__file__).parents[2] / "results" / "methods")}
+    assert kept == {cell.key for cell in cells(load_plan())}
+
+
 def test_an_entry_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="there is no entry 'gnm'; did you mean 'gmn'"):
         narrowed(load_plan(), ["gnm"], ())

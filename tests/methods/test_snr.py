@@ -262,6 +262,17 @@ def test_the_module_is_its_equations() -> None:
 
 @given(seed=SEEDS, scale=st.floats(0.1, 2))
 @torch.no_grad()
+def test_averages_of_the_branches_are_those_of_their_maps(seed: int, scale: float) -> None:
+    module, maps = restitution(seed), random(seed, 3, 6, 4, 2) * scale
+    restored, averages = module.averages(maps)
+    branches = slow_branches(module, maps)
+    assert torch.allclose(restored, branches[1], rtol=1e-4, atol=1e-4)
+    for average, branch in zip(averages, branches, strict=True):
+        assert torch.allclose(average, branch.mean((2, 3)), rtol=1e-4, atol=1e-4)
+
+
+@given(seed=SEEDS, scale=st.floats(0.1, 2))
+@torch.no_grad()
 def test_identities_of_the_module(seed: int, scale: float) -> None:
     module, maps = restitution(seed), random(seed, 3, 6, 4, 2) * scale
     normalised, restored, contaminated = module.branches(maps)
@@ -628,13 +639,13 @@ def test_the_auxiliary_branches_are_computed_for_the_loss_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     widths = []
-    computed = Restitution.branches
+    computed = Restitution.averages
 
-    def counted(module: Restitution, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def counted(module: Restitution, maps: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         widths.append(maps.shape[1])
         return computed(module, maps)
 
-    monkeypatch.setattr(Restitution, "branches", counted)
+    monkeypatch.setattr(Restitution, "averages", counted)
     method = snr()
     method(batch())
     assert widths == list(method.trunk.stage_channels)

@@ -1,5 +1,7 @@
 """Groups of the optimiser, the clipping of each, and the schedule of one fall."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -59,7 +61,7 @@ def test_a_step_moves_the_trunk_by_its_own_rate() -> None:
     before = {name: p.detach().clone() for name, p in learner.method.named_parameters()}
     learner.method.train()
     raw = next(learner.feed.epoch(0, learner.method))
-    learner._step(learner.feed.batch(raw, torch.Generator()), 0.5)
+    learner.step(learner.feed.batch(raw, torch.Generator()), 0.5)
     moved = set()
     for name, parameter in learner.method.named_parameters():
         if parameter.grad is None:
@@ -129,3 +131,24 @@ def test_last_step_falls_once_after_two_thirds(epochs: int, steps: int) -> None:
     rates = [rate_after(settings, step / total) for step in range(total)]
     kept = epochs * 2 // 3 * steps
     assert rates == [1.0] * kept + [0.1] * (total - kept)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_steps_are_those_of_the_plain_optimiser(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, (2, 3)), nn.BatchNorm2d(5))
+    model.to(memory_format=torch.channels_last)
+    other = deepcopy(model)
+    fused = optimiser_of(model, OptimiserSettings(name=name, lr=0.1))
+    assert fused.defaults["fused"]
+    options = {key: fused.defaults[key] for key in ("lr", "weight_decay")}
+    if name == "sgd":
+        options |= {"momentum": 0.9, "nesterov": True}
+    plain = type(fused)(other.parameters(), **options, fused=False)
+    for _ in range(3):
+        for one, wanted in zip(model.parameters(), other.parameters(), strict=True):
+            one.grad, wanted.grad = torch.empty_like(one), torch.empty_like(wanted)
+            wanted.grad.copy_(one.grad.normal_())
+        fused.step()
+        plain.step()
+    for one, wanted in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, wanted, atol=1e-6)
