@@ -10,6 +10,7 @@ from rayreid.data.loading import LoadingSettings, Pixels, decoded
 from rayreid.data.sources import canonical, open_source, same_place
 from rayreid.experiment import Experiment
 from rayreid.gallery import Progress, Target, ranked, ranked_by_rows, reranked_scores
+from rayreid.matching.shortlist import Shortlisted, measured, shortlisted_rows
 from rayreid.matching.tiles import score_all, score_rows
 from rayreid.ranking.histogram import colour_histogram
 from rayreid.ranking.metrics import STANDARD, Ranking, RankingSettings
@@ -38,6 +39,8 @@ class Evaluation:
     """The method's ranking after temporal lifting, where it was asked for."""
     reranked: Ranking | None = None
     """The method's ranking after k-reciprocal re-ranking, where it was asked for."""
+    shortlisted: Shortlisted | None = None
+    """What the shortlist lost, where the ranking is of one."""
 
 
 def open_target(target: str, experiment: Experiment) -> Domain:
@@ -57,6 +60,7 @@ def evaluate(
     settings: RankingSettings = STANDARD,
     *,
     half: bool = False,
+    shortlist: int = 0,
     scoring: Progress | None = None,
 ) -> Evaluation:
     """Rank a domain with a trained method, and with the reference, both by ``settings``.
@@ -64,8 +68,14 @@ def evaluate(
     With ``lift`` the method's scores are also ranked after temporal lifting, with ``rerank`` after
     k-reciprocal re-ranking; the reference's are not. Raises `ValueError` or `FileNotFoundError` as
     the target's reader does, and `ValueError` for a target without the times that lifting needs.
-    ``half`` is `score_all`'s; ``progress`` counts crops, and ``scoring`` pairs.
+    ``half`` is `score_all`'s; with a ``shortlist`` of so many crops only those have a query's exact
+    scores, and what that loses is measured. ``progress`` counts crops, and ``scoring`` pairs.
     """
+    if shortlist and (lift or rerank):
+        raise ValueError(
+            "a shortlist leaves most scores approximate, and temporal lifting and re-ranking need "
+            "all of them; ask for one or the other"
+        )
     experiment = trained.experiment
     domain = open_target(target, experiment)
     if lift and (domain.query.times is None or domain.gallery.times is None):
@@ -78,14 +88,18 @@ def evaluate(
     query, gallery = crops.query, crops.gallery
     method = trained.method.to(best_device())
     embedded = Target(crops, experiment.loading).embeddings(method, progress)
-    lifted = reranked = None
+    lifted = reranked = listed = None
     if lift:
         scores = score_all(method, *embedded, half=half, progress=scoring).numpy()
         ranking = ranked(scores, query, gallery, settings)
         columns = (query.cameras, query.times, gallery.cameras, gallery.times)
         lifted = ranked(temporal_lift(scores, *columns, lift), query, gallery, settings)
     else:
-        rows = score_rows(method, *embedded, half=half, progress=scoring)
+        if shortlist:
+            listed = measured(method, *embedded, shortlist, half=half)
+            rows = shortlisted_rows(method, *embedded, shortlist, half=half, progress=scoring)
+        else:
+            rows = score_rows(method, *embedded, half=half, progress=scoring)
         blocks = ((start, scores.numpy()) for start, scores in rows)
         ranking = ranked_by_rows(blocks, query, gallery, settings)
     if rerank:
@@ -98,6 +112,7 @@ def evaluate(
         seen=any(same_place(target, source) for source in experiment.sources),
         adapted=bool(experiment.target) and same_place(target, experiment.target),
         lifted=lifted,
+        shortlisted=listed,
         reranked=reranked,
     )
 

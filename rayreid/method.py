@@ -27,8 +27,8 @@ class Method(nn.Module, ABC):
     adapts: ClassVar[bool] = False
     """Whether it also learns from unlabelled crops of the target."""
     symmetric: ClassVar[bool] = False
-    """Whether a pair's score stays when query and gallery change places; a set is then scored with
-    itself at half the work."""
+    """Whether a pair's score stays when query and gallery change places, as the cosine does; a set
+    is then scored with itself at half the work."""
 
     @abstractmethod
     def __init__(
@@ -56,6 +56,15 @@ class Method(nn.Module, ABC):
             a = F.normalize(queries.float().flatten(1))
             b = F.normalize(gallery.float().flatten(1))
             return a @ b.T
+
+    def approximate(
+        self, queries: Float[Tensor, "q *e"], gallery: Float[Tensor, "g *e"]
+    ) -> Float[Tensor, "q g"]:
+        """Return cheap fp32 scores in about the order of ``score``'s, for shortlists.
+
+        By default they are the scores themselves, which for a cosine are cheap.
+        """
+        return self.score(queries, gallery)
 
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
         """Return the working memory of scoring one pair, in bytes, given an embedding's shape."""

@@ -163,3 +163,24 @@ def test_the_verb_prints_and_keeps_what_re_ranking_gives(run: Path, tmp_path: Pa
     assert "re-ranking" not in plain.output
     kept = json.loads((folder / "ranking.json").read_text())["targets"]["synthetic=snow"]
     assert set(kept) == {"method", "colour histogram"}
+
+
+def test_a_shortlist_is_told_with_what_it_loses(run: Path, market: Path) -> None:
+    recorded, target = run / "ranking.json", f"market1501={market}"
+    recorded.write_text("{}")
+    answer = verb(str(run), "--target", target, "--shortlist", "3", "--precision", "half")
+    assert answer.exit_code == 0, answer.output
+    assert "baseline, 3 shortlisted" in answer.output
+    # A cosine's approximation is the cosine.
+    assert "1.000 have their first crop and 1.000 of their first 3 on the list" in answer.output
+    (kept,) = json.loads(recorded.read_text())["targets"].values()
+    assert kept["shortlist"]["recall"] == 1
+    assert kept["settings"] == {"precision": "half"}
+    recorded.unlink()
+
+
+def test_what_needs_all_scores_is_refused_beside_a_shortlist(run: Path, market: Path) -> None:
+    for also in ("--rerank", "--temporal-lift"):
+        answer = verb(str(run), "--target", f"market1501={market}", "--shortlist", "3", also)
+        assert answer.exit_code != 0
+        assert "a shortlist leaves most scores approximate" in str(answer.exception)

@@ -10,6 +10,8 @@ from rayreid.matching.products import half_type, product
 
 TILE_BYTES = 1 << 22
 """Squared differences made at a time and thread."""
+NEAR = 0.25
+"""Share of the mean pair feature at which `linear_scores` is the network's tangent."""
 DEVICE_TILE_BYTES = 1 << 28
 """Squared differences made at a time on a GPU."""
 
@@ -71,6 +73,32 @@ class MetricNetwork(nn.Module):
             if not len(self.hidden):
                 return _linear_scores(queries, gallery, *folded[0])
             return _hidden_scores(queries, gallery, folded, half or torch.float32)
+
+    def linear_scores(
+        self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
+    ) -> Float[Tensor, "q g"]:
+        """Return the logits of the network's tangent at a near pair, in fp32.
+
+        That is at `NEAR` of the mean pair of training, which the first normalisation knows: at the
+        mean itself the order of the nearest pairs is lost. Without hidden layers these are the
+        logits.
+        """
+        with torch.autocast(queries.device.type, enabled=False):
+            folded = self._folded()
+            mean = self.norm.running_mean
+            assert mean is not None
+            near = NEAR * mean
+            x, steps = near, []
+            for weight, bias in folded[:-1]:
+                x = weight @ x + bias
+                steps.append(weight * (x > 0)[:, None])
+                x = x.relu()
+            (slope, bias) = folded[-1]
+            value = slope @ x + bias
+            for weight in reversed(steps):
+                slope = slope @ weight
+            shift = value - slope @ near
+            return _linear_scores(queries.float(), gallery.float(), slope, shift)
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Return each linear layer's weight and bias with the normalisations inside them."""

@@ -42,9 +42,10 @@ def score_all(
     even the scores of a pair find room.
     """
     scores = torch.empty(len(queries), len(gallery))
-    both = method.symmetric and queries is gallery
+    cosine = type(method).score is Method.score
+    both = queries is gallery and (method.symmetric or cosine)
     pairs = _pairs(method, gallery, tile_bytes)
-    with _products(queries.device, half):
+    with precision_of(queries.device, half):
         row = 0
         while row < len(queries):
             # Square: every tile reads its rows and its columns once.
@@ -119,7 +120,7 @@ def _score_rows(
     return len(few) * (2 * later - len(few) if both else later)
 
 
-def _products(device: torch.device, half: bool) -> AbstractContextManager[None]:
+def precision_of(device: torch.device, half: bool) -> AbstractContextManager[None]:
     """Return the context that asks for half precision in products, or for none."""
     kind = torch.float16 if device.type == "cuda" else torch.bfloat16
     context: AbstractContextManager[None] = torch.autocast(device.type, kind, enabled=half)

@@ -50,7 +50,6 @@ class Baseline(Method):
     """Trunk, BNNeck, classifier; cosine scores."""
 
     Config: ClassVar[type[Settings]] = BaselineConfig
-    symmetric: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, object]] = {
         "trunk.name": "resnet50",
         "trunk.weights": "timm",

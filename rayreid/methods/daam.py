@@ -137,7 +137,6 @@ class DAAM(Method):
     """Trunk, attention, a DSH branch that is ranked, a DSP branch; cosine scores."""
 
     Config: ClassVar[type[Settings]] = DAAMConfig
-    symmetric: ClassVar[bool] = True
     adapts: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, object]] = {
         "trunk.name": "resnet50",

@@ -132,6 +132,12 @@ class GMN(Method):
         """Return M-Net's logits; symmetric, and one constant for every crop with itself."""
         return self.metric.score(queries, gallery)
 
+    def approximate(
+        self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
+    ) -> Float[Tensor, "q g"]:
+        """Return M-Net's tangent at a near pair: one product for all pairs."""
+        return self.metric.linear_scores(queries, gallery)
+
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
         """Return the bytes of a score and of what it is summed from."""
         return 16

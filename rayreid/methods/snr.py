@@ -104,7 +104,6 @@ class SNR(Method):
     """Trunk with a module after each chosen stage, BNNeck, classifier; cosine scores."""
 
     Config: ClassVar[type[Settings]] = SNRConfig
-    symmetric: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, object]] = {
         "trunk.name": "resnet50",
         "trunk.weights": "timm",

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayreid.matching.metric_network import MetricNetwork, squared_difference
+from rayreid.matching.metric_network import NEAR, MetricNetwork, squared_difference
 
 DEPTHS = st.sampled_from([0, 1, 2])
 
@@ -64,6 +64,21 @@ def test_expanded_and_direct_forms_agree_to_rounding_in_float64() -> None:
         direct = net(pairs).view(30, 40)
     error = (network(0).score(q, g).double() - direct).abs().max()
     assert error < 1e-5 * direct.std()
+
+
+@given(depth=DEPTHS, seed=st.integers(0, 99))
+def test_linear_scores_are_the_tangent_at_a_near_pair(depth: int, seed: int) -> None:
+    net, q, g = network(depth, seed), embeddings(seed, 3), embeddings(seed + 1, 4)
+    at = (NEAR * net.norm.running_mean).double().requires_grad_()
+    value = net.double()(at[None])[0]
+    (slope,) = torch.autograd.grad(value, at)
+    pairs = (q[:, None] - g[None]).double().square()
+    expected = value.item() + (pairs - at.detach()) @ slope
+    with torch.no_grad():
+        found = net.float().linear_scores(q, g)
+        if not depth:
+            assert torch.allclose(found, net.score(q, g), atol=1e-4)
+    assert torch.allclose(found.double(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_frozen_is_eval_mode_in_training() -> None:

@@ -85,9 +85,19 @@ def test_a_set_is_scored_with_itself_as_with_any(name: str) -> None:
     with torch.inference_mode():
         crops = method.embed(images(7))
     itself = score_all(method, crops, crops, tile_bytes=10 * method.pair_bytes(crops.shape[1:]))
-    assert method.symmetric
     assert torch.equal(itself, itself.T)
     assert torch.allclose(itself, score_all(method, crops, crops.clone()), atol=1e-4)
+
+
+def test_approximate_scores_are_fp32_and_those_of_a_cosine_exact(name: str) -> None:
+    method = learnt(name)
+    with torch.inference_mode():
+        queries, gallery = method.embed(images(5)), method.embed(images(7, 1))
+        rough, exact = method.approximate(queries, gallery), method.score(queries, gallery)
+    assert rough.dtype == torch.float32
+    assert rough.shape == (5, 7)
+    assert rough.isfinite().all()
+    assert torch.equal(rough, exact) == (name not in ("gmn", "qaconv_ms"))
 
 
 def test_scores_of_half_precision_products_are_near_and_fp32(name: str) -> None:
