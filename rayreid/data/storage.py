@@ -129,7 +129,14 @@ def _reason(error: Exception) -> str:
             f"no answer in {ATTEMPTS} attempts ({text.rpartition('Details: ')[2]}); check the "
             "endpoint, and whether its server is up"
         )
-    return text.partition(" (Request ID")[0]
+    if "OAuth2 access token" in text:
+        return (
+            "no Google credentials are found; set GOOGLE_APPLICATION_CREDENTIALS in the "
+            "environment, on every node, or write gs://anonymous@bucket for a public one"
+        )
+    if "google::cloud::Status(UNAVAILABLE" in text:
+        return "no answer before retry_limit_seconds; check the endpoint, and whether it is up"
+    return text.partition(" (Request ID")[0].partition(" error_info=")[0]
 
 
 @lru_cache(maxsize=16)

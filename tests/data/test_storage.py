@@ -177,3 +177,21 @@ def test_the_region_of_a_bucket_is_asked_for_where_nobody_says_it(
 
 def test_a_google_bucket_is_another_file_system() -> None:
     assert storage._system("gs://anonymous@bucket/a").type_name == "gcs"
+
+
+def test_google_credentials_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a metadata server to ask, which is only there on Google's machines.
+    monkeypatch.setenv("GCE_METADATA_ROOT", "127.0.0.1:9")
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    options = "endpoint_override=127.0.0.1:9&scheme=http&retry_limit_seconds=1"
+    with pytest.raises(OSError, match="no Google credentials are found") as caught:
+        Storage(f"gs://bucket/a?{options}").read("file", 10)
+    assert "google::" not in str(caught.value)
+
+
+def test_a_google_server_that_does_not_answer_is_told_in_time() -> None:
+    options = "endpoint_override=127.0.0.1:9&scheme=http&retry_limit_seconds=1"
+    with pytest.raises(OSError, match="no answer before retry_limit_seconds"):
+        Storage(f"gs://anonymous@bucket/a?{options}").read("file", 10)
