@@ -88,7 +88,8 @@ def test_blocks_hold_every_pair_once_and_little_else(kind: str, free: int) -> No
 
 
 def test_pairs_are_scored_in_tiles_of_bounded_memory() -> None:
-    method = Counting(bytes_of_pair=64 * 2**20)
+    # A tile takes a gigabyte at most.
+    method = Counting(bytes_of_pair=256 * 2**20)
     embeddings = [torch.full((1,), float(i)) for i in range(40)]
     scores = score_pairs(method, embeddings, some_pairs()["all"])
     assert max(method.scored) <= 4
