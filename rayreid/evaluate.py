@@ -100,8 +100,7 @@ def evaluate(
             rows = shortlisted_rows(method, *embedded, shortlist, half=half, progress=scoring)
         else:
             rows = score_rows(method, *embedded, half=half, progress=scoring)
-        blocks = ((start, scores.numpy()) for start, scores in rows)
-        ranking = ranked_by_rows(blocks, query, gallery, settings)
+        ranking = ranked_by_rows(rows, query, gallery, settings)
     if rerank:
         found = reranked_scores(method, *embedded, rerank, half=half, progress=scoring)
         reranked = ranked(found, query, gallery, settings)

@@ -77,8 +77,7 @@ class Target:
     ) -> Ranking:
         """Return the metrics of a method on this domain; its scores are never all held."""
         blocks = score_rows(method, *self.embeddings(method, progress))
-        arrays = ((start, scores.numpy()) for start, scores in blocks)
-        return ranked_by_rows(arrays, self.query, self.gallery, settings)
+        return ranked_by_rows(blocks, self.query, self.gallery, settings)
 
 
 def reranked_scores(
@@ -114,7 +113,7 @@ def ranked(
 
 
 def ranked_by_rows(
-    blocks: Iterable[tuple[int, Float[np.ndarray, "r g"]]],
+    blocks: Iterable[tuple[int, Float[np.ndarray, "r g"] | Float[Tensor, "r g"]]],
     query: Crops,
     gallery: Crops,
     settings: RankingSettings = STANDARD,
@@ -122,7 +121,7 @@ def ranked_by_rows(
     """Return the metrics of scores that come with the number of the first query of a block."""
     ranker = Ranker(*_columns(query, gallery), settings)
     for start, scores in blocks:
-        ranker.add(start, scores)
+        ranker.add(start, np.asarray(scores))
         del scores  # before the next ones are made
     return ranker.ranking()
 

@@ -150,8 +150,8 @@ def _largest(products: Float[Tensor, "g r s"], dim: int) -> Float[Tensor, "g n"]
     """Return the maximum along a dimension.
 
     As whole numbers, the bits of 16-bit floats have the floats' order where they are positive,
-    and below all of those where they are negative: torch takes maxima of whole numbers ten times
-    as fast. A maximum that is negative (or NaN) is looked for again among the floats.
+    and below all of those where they are negative: torch takes maxima of whole numbers many
+    times as fast. A maximum that is negative (or NaN) is looked for again among the floats.
     """
     if products.device.type != "cpu" or products.element_size() != 2:
         return products.amax(dim)

@@ -32,8 +32,8 @@ def half_type(device: torch.device) -> torch.dtype | None:
 def product(a: Float[Tensor, "m k"], b: Float[Tensor, "n k"]) -> Float[Tensor, "m n"]:
     """Return ``a @ b.T``, of the type of both.
 
-    On a CPU `torch.mm` in fp32 is MKL's, which on AMD's processors may reach 40 % of what oneDNN
-    does; oneDNN takes fp32 through a convolution of 1x1. Which is faster is timed once for each
+    On a CPU `torch.mm` in fp32 is MKL's, which on some processors is much slower than oneDNN;
+    oneDNN takes fp32 through a convolution of 1x1. Which is faster is timed once for each
     kind of shape and number of threads; either's rounding is that of a sum of k products.
     """
     if a.device.type != "cpu" or a.dtype != torch.float32 or not len(a) or not len(b):

@@ -53,7 +53,7 @@ def score_all(
             rows = min(len(queries) - row, max(1, pairs // columns))
             try:
                 done = _score_rows(method, queries, gallery, scores, row, rows, columns, both)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not _out_of_memory(error) or pairs == 1:
                     raise
                 pairs = max(1, pairs // 2)

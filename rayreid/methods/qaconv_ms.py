@@ -186,7 +186,7 @@ class QAConvMS(Method):
     ) -> Float[Tensor, "q g"]:
         """Return the cosine of the plain maps, place by place: no search for best matches.
 
-        Means over places kept half as many of the crops that score highest.
+        Means over places would lose where things are, and with it many good matches.
         """
         a, b = (F.normalize(x[:, 0].float().flatten(1)) for x in (queries, gallery))
         with torch.autocast(queries.device.type, enabled=False):
