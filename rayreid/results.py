@@ -133,10 +133,10 @@ class _Copy:
         found = {}
         for folder, folders, names in os.walk(self.folder):
             # What is being written, and will have another name when it is whole.
-            folders[:] = [name for name in folders if not name.endswith("draft")]
+            folders[:] = [name for name in folders if not _is_draft(name)]
             for name in names:
                 path = Path(folder) / name
-                if path.suffix in (".tmp", ".draft"):
+                if _is_draft(name):
                     continue
                 try:
                     at = path.stat()
@@ -158,6 +158,10 @@ class _Copy:
         for file in [file for file in self.sent if file not in here]:
             self.storage.remove(file)
             del self.sent[file]
+
+
+def _is_draft(name: str) -> bool:
+    return name.startswith(".") or name.endswith(("draft", ".tmp"))
 
 
 def fetched(run: str) -> Path:

@@ -1,12 +1,24 @@
 """What each fault cost, printed as a table when the tests are over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.faults.driver import STARTED
 
 ROWS: list[tuple[str, str, float]] = []
 
 Record = Callable[[str, str, float], None]
+
+
+@pytest.fixture(autouse=True)
+def _no_driver_is_left() -> Iterator[None]:
+    yield
+    while STARTED:
+        driver = STARTED.pop()
+        driver.process.kill()
+        driver.process.wait(60)
+        driver.reader.join(60)
 
 
 @pytest.fixture

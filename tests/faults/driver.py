@@ -16,6 +16,10 @@ LONG = {"epochs": EPOCHS, "steps_per_epoch": 20, "synthetic.train_people": 12}
 """Long enough to be broken into, with people for three workers."""
 
 
+STARTED: list["Driver"] = []
+"""Whatever a test started, to be ended with it."""
+
+
 class Driver:
     """A command that runs, and what it has said so far."""
 
@@ -23,17 +27,20 @@ class Driver:
         code = "from rayreid.__main__ import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-c", code, *command],
-            env=dict(environment), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+            # Threads of several processes that wait for two cores take a hundred times as long.
+            env={**environment, "OMP_NUM_THREADS": "1"}, cwd=cwd,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.lines: list[tuple[float, str]] = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+        STARTED.append(self)
 
     def _read(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append((time.monotonic(), line.rstrip()))
+        with self.process.stdout as said:
+            for line in said:
+                self.lines.append((time.monotonic(), line.rstrip()))
 
     @property
     def said(self) -> str:

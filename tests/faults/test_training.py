@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -203,11 +204,8 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     running = Driver(command, environment, tmp_path)
     running.wait_for_epoch(3)
     filler = small_disk / "somebody else's"
-    with filler.open("wb") as file:
-        try:
-            while file.write(bytes(2**16)):
-                file.flush()
-        except OSError:
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(2**16)):
             pass
     assert running.wait() == 2, running.said
     error = running.said.splitlines()[-1]
