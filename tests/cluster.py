@@ -121,6 +121,9 @@ class LoopbackCluster:
             f"--dashboard-agent-grpc-port={agents[1]}",
             f"--runtime-env-agent-port={agents[2]}",
             f"--metrics-export-port={agents[3]}",
+            # Nodes that start together would take one another's.
+            f"--raylet-socket-name={self.folder}/{name}-raylet",
+            f"--plasma-store-socket-name={self.folder}/{name}-plasma",
             "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats",
         ]  # fmt: skip
         if self.hidden:
