@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -95,12 +96,6 @@ class LoopbackCluster:
             ],
         )
         self.nodes.append(head)
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            assert head.process.poll() is None, (self.folder / "head.log").read_text()[-3000:]
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.2)
         self.environment["RAY_ADDRESS"] = self.address
 
     def stop(self) -> None:
@@ -121,19 +116,23 @@ class LoopbackCluster:
             f"--dashboard-agent-grpc-port={agents[1]}",
             f"--runtime-env-agent-port={agents[2]}",
             f"--metrics-export-port={agents[3]}",
-            # Nodes that start together would take one another's.
-            f"--raylet-socket-name={self.folder}/{name}-raylet",
-            f"--plasma-store-socket-name={self.folder}/{name}-plasma",
             "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats",
         ]  # fmt: skip
         if self.hidden:
             # A disk of its own: what lies in this folder on other nodes is not there.
             mount = 'mount -t tmpfs none "$0" && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", mount, str(self.hidden), *command]
-        with (self.folder.parent / f"{self.folder.name}-{name}.log").open("wb") as log:
+        said = self.folder / f"{name}.said"
+        with said.open("wb") as log:
             process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
             )
+        # One after the other: two that start together take the same name for their sockets.
+        deadline = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in said.read_text():
+            assert process.poll() is None, said.read_text()[-3000:]
+            assert time.monotonic() < deadline, said.read_text()[-3000:]
+            time.sleep(0.2)
         return Node(name, process)
 
 
@@ -190,3 +189,4 @@ def loopback_cluster(
         yield cluster
     finally:
         cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
