@@ -47,3 +47,10 @@ def object_store(
     storage._system.cache_clear()
     yield store_server
     storage._system.cache_clear()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that need Ray to one process, where several run them: one Ray is enough."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
