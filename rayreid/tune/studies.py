@@ -1,5 +1,6 @@
 """A study from its beginning, or from where it was left, to its end."""
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ def study(
         _refuse_without_room(settings)
         with locked(folder):
             plan["sessions"].append(time.time())
-            search = _search(space, start, folder, settings, experiment.epochs, target, tell)
+            search = search_of(space, start, folder, settings, experiment.epochs, target, tell)
             write_plan(folder, plan)
             try:
                 _run(search, experiment, domains, folds)
@@ -103,7 +104,7 @@ def _refuse_without_room(settings: StudySettings) -> None:
             )
 
 
-def _search(
+def search_of(
     space: Space,
     start: dict[str, object],
     folder: Path,
@@ -169,5 +170,7 @@ def _run(
             name="ray", storage_path=str(folder), verbose=0, callbacks=[Starts(search)]
         ),
     )
+    # Its table of results is made of the logs that we do without; it says so for every trial.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     tuner.fit()
     shutil.rmtree(folder / "ray", ignore_errors=True)
