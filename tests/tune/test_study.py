@@ -13,10 +13,8 @@ from optuna.trial import TrialState
 
 import rayreid.run
 import rayreid.tune
-from rayreid.batch import Batch
 from rayreid.data.sources import open_source
 from rayreid.experiment import compose, load_experiment
-from rayreid.methods.gmn import GMN
 from rayreid.search_space import parse_space
 from rayreid.settings import dotted
 from rayreid.tune import METRIC, StudySettings, study
@@ -36,29 +34,6 @@ SPACE = {
 }
 
 
-class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
-    """A method that crashes under one of the values that a search may try."""
-
-    Config = GMN.Config
-    recipe = GMN.recipe
-
-    def __init__(self, config: object, *built_with: object) -> None:
-        super().__init__(config, *built_with)
-        self.inner = GMN(config, *built_with)
-        self.fragile = config.pair_weight == 666.0
-
-    def embed(self, images: object) -> object:
-        return self.inner.embed(images)
-
-    def score(self, queries: object, gallery: object) -> object:
-        return self.inner.score(queries, gallery)
-
-    def forward(self, batch: Batch) -> dict[str, object]:
-        if self.fragile:
-            raise RuntimeError("crashed on purpose")
-        return self.inner(batch)
-
-
 def recorded(folder: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     return optuna.load_study(study_name=folder.name, storage=storage)
@@ -75,7 +50,7 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(
         return open_source(source, *settings)
 
     monkeypatch.setattr(rayreid.run, "open_source", watch)
-    start = compose("tests.tune.test_study:Fragile", SMALL)
+    start = compose("tests.tune.faulty:Fragile", SMALL)
     told: list[str] = []
     folder = tmp_path / "study"
     settings = StudySettings(trials=8, seed=6, parallel=2)
