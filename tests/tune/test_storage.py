@@ -161,6 +161,6 @@ def test_a_study_in_postgresql_is_resumed_and_outlives_its_server(
     assert again.study.trials[0].params == first["values"]
     assert sorted(again.record.trials[3]) == list(range(1, EPOCHS + 1))
     for path in tmp_path.rglob("*"):
-        assert not path.is_file() or postgres.password not in path.read_text()
+        assert not path.is_file() or postgres.password.encode() not in path.read_bytes()
     assert (tmp_path / REPORTS).is_file()
     assert not (tmp_path / JOURNAL).exists()
