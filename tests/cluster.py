@@ -39,9 +39,13 @@ class Node:
 
     def workers(self) -> list[psutil.Process]:
         """Return the Ray Train workers that run on it."""
+        return self.processes("RayTrainWorker")
+
+    def processes(self, named: str) -> list[psutil.Process]:
+        """Return those of its processes whose title has a name in it."""
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(self.process.pid).children(recursive=True)
-            return [p for p in family if "RayTrainWorker" in _line(p)]
+            return [p for p in family if named in _line(p)]
         return []
 
 

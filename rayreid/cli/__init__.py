@@ -160,13 +160,14 @@ def train_in(
 @click.option("--resume", is_flag=True,
               help="Go on with a study that was interrupted, under the same settings.")  # fmt: skip
 @click.option("--name", help="Name of the study; by default of method and settings.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder of all studies.")  # fmt: skip
+@click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
+              help="Where all studies are kept: a folder, s3://... or gs://...")  # fmt: skip
 def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
          assignments: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
          target: str | None, study_assignments: tuple[str, ...], resume: bool, name: str | None,
-         results: Path) -> None:  # fmt: skip
+         results: str) -> None:  # fmt: skip
     """Search SPACE for METHOD by leave-one-domain-out over the sources."""
+    from rayreid.results import opened
     from rayreid.search_space import is_active, load_space, plain, refuse_set_and_searched
     from rayreid.settings import checked, dotted, parse_assignment
     from rayreid.tune import StudySettings, study
@@ -176,17 +177,22 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     refuse_set_and_searched(searched, dict(map(parse_assignment, assignments)))
     experiment = make_experiment(method, sources, file, assignments, learnt)
     settings = checked(StudySettings, dict(map(parse_assignment, study_assignments)))
-    folder = results / (name or f"study-{method}-{experiment.fingerprint}")
-    best = study(
-        experiment, searched, folder, settings, target=target, resume=resume, tell=click.echo
-    )
+    with opened(results, name or f"study-{method}-{experiment.fingerprint}") as place:
+        best = study(
+            experiment, searched, place.folder, settings, target=target, resume=resume,
+            tell=click.echo,
+        )  # fmt: skip
     values = dotted(best.tree())
     active: dict[str, object] = {}
     for path, parameter in searched.items():
         if is_active(parameter, active):
             active[path] = plain(values[path])
             click.echo(f"best {path} = {active[path]}")
-    click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
+    best_file = f"{place.public}/best.yaml"
+    if "://" in best_file:
+        click.echo(f"best settings in {best_file}")
+    else:
+        click.echo(f"rayreid train {method} --from {best_file}")
 
 
 @cli.command()

@@ -1,7 +1,6 @@
 """Training through faults, for real: on several nodes, and with a store that goes away."""
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -180,18 +179,6 @@ def test_a_killed_driver_goes_on_from_another_folder(
         assert "the state before it is used" in again.said
         fault += ", and Ray's newest checkpoint there is cut short"
     record(fault, lost(before, rows), recovered)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk with room for little more than what a run of two states takes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place)]
-    if os.geteuid() or subprocess.run(mount, check=False).returncode:
-        pytest.skip("only root may mount a disk to fill")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
