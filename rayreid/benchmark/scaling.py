@@ -21,7 +21,7 @@ from rayreid.learner import Figures, Learner
 from rayreid.report import table
 from rayreid.run import commit, open_sources, write_json
 
-STEPS = 6
+STEPS = 4
 """Of a round; each is timed with the exchange and without."""
 
 
