@@ -16,6 +16,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Tune's handler would end the study on Ctrl-C and return, and what follows a study would begin.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# A study keeps its own record, and resumes by it: Tune's logs and snapshots are time for nothing.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 

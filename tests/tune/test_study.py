@@ -75,7 +75,7 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(
         return open_source(source, *settings)
 
     monkeypatch.setattr(rayreid.run, "open_source", watch)
-    start = compose("tests.test_tune:Fragile", SMALL)
+    start = compose("tests.tune.test_study:Fragile", SMALL)
     told: list[str] = []
     folder = tmp_path / "study"
     settings = StudySettings(trials=8, seed=1, parallel=2)
