@@ -37,21 +37,13 @@ def finals_compared(study: Study) -> list[Compared]:
 
 
 def _compared(cells: dict[int, np.ndarray]) -> list[Compared]:
-    """Return the candidates, best first; only seeds that all folds have count."""
-    found: list[Compared] = []
-    best: np.ndarray | None = None
-    for number, table in cells.items():
-        whole = ~np.isnan(table).any(axis=1)
-        if not whole.any():
-            continue
-        behind = None
-        if best is None:
-            best = table
-        else:
-            both = whole & ~np.isnan(best).any(axis=1)
-            behind = spread_of_cells((best - table)[both]) if both.any() else None
-        found.append(Compared(number, spread_of_cells(table[whole]), behind))
-    return found
+    """Return candidates, of which the first is the best, each beside it."""
+    best = next(iter(cells.values()), None)
+    return [
+        Compared(number, spread_of_cells(table), spread_of_cells(best - table) if place else None)
+        for place, (number, table) in enumerate(cells.items())
+        if best is not None
+    ]
 
 
 def tied(compared: Sequence[Compared]) -> list[int]:
@@ -65,7 +57,7 @@ def seed_deviation(study: Study) -> float | None:
     None without a final stage of at least two seeds.
     """
     means = [study.cells(number).mean(axis=1) for number in study.candidates]
-    variances = [m[~np.isnan(m)].var(ddof=1) for m in means if (~np.isnan(m)).sum() > 1]
+    variances = [m.var(ddof=1) for m in means if len(m) > 1]
     return float(np.mean(variances) ** 0.5) if variances else None
 
 

@@ -94,27 +94,51 @@ class Study:
         return sorted(whole, key=lambda t: -t.last(self.objective))
 
     @property
+    def failed(self) -> dict[int, str]:
+        """Return the finalists that came to nothing with some seed and fold, and why."""
+        return {
+            int(row["trial"]): str(row.get("error")) for row in self.finals if row["mAP"] is None
+        }
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the fresh seeds that all finalists, but those that failed, have on all folds."""
+        done = {
+            (int(r["trial"]), int(r["seed"]), r["held_out"])
+            for r in self.finals
+            if int(r["trial"]) not in self.failed
+        }
+        trials = {trial for trial, _, _ in done}
+        return [
+            seed
+            for seed in sorted({seed for _, seed, _ in done})
+            if all((t, seed, d) in done for t in trials for d in self.domains)
+        ]
+
+    @property
     def candidates(self) -> list[int]:
-        """Return the trials of the final stage, in the order of their mean over fresh seeds."""
-        numbers = {int(row["trial"]) for row in self.finals}
-        return sorted(numbers, key=lambda n: -float(np.nanmean(self.cells(n))))
+        """Return the finalists that did not fail, the best over the fresh seeds first."""
+        if not self.seeds:
+            return []
+        numbers = {int(row["trial"]) for row in self.finals} - self.failed.keys()
+        return sorted(numbers, key=lambda n: (-self._worth(n), n))
+
+    def _worth(self, trial: int) -> float:
+        """Return a candidate's mean over seeds, by the first objective."""
+        cells = self.cells(trial)
+        over_folds = cells.min(axis=1) if self.objective == "worst_mAP" else cells.mean(axis=1)
+        return float(over_folds.mean())
 
     @property
     def best(self) -> Trial | None:
         """Return the trial whose settings the study chose: the final stage's, else the search's."""
-        numbers = [n for n in self.candidates if not np.isnan(self.cells(n)).all()]
-        chosen = self.of(numbers[0]) if numbers else None
-        return chosen or (self.ended[0] if self.ended else None)
+        chosen = [self.of(number) for number in self.candidates[:1]] or self.ended[:1]
+        return chosen[0] if chosen else None
 
     def cells(self, trial: int) -> Float64[np.ndarray, "seeds folds"]:
-        """Return a candidate's mAP a fresh seed and domain; nan where it has not been run."""
-        seeds = sorted({int(row["seed"]) for row in self.finals})
-        found = np.full((len(seeds), len(self.domains)), np.nan)
-        for row in self.finals:
-            if int(row["trial"]) == trial:
-                place = seeds.index(int(row["seed"])), self.domains.index(str(row["held_out"]))
-                found[place] = _number(row["mAP"])
-        return found
+        """Return a finalist's mAP by `seeds` and domains held out."""
+        by_cell = {(int(r["trial"]), int(r["seed"]), r["held_out"]): r["mAP"] for r in self.finals}
+        return np.array([[by_cell[trial, s, d] for d in self.domains] for s in self.seeds])
 
     def folds(self, trial: Trial) -> Float64[np.ndarray, "one folds"]:
         """Return the mAP a domain at a trial's last epoch, as a table of one seed."""

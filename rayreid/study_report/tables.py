@@ -20,14 +20,13 @@ def final_stage(study: Study) -> str:
     rows = []
     for each in compared:
         cells, trial = study.cells(each.trial), by_number.get(each.trial)
-        folds = [spread(c[~np.isnan(c)].tolist()).mean for c in cells.T if not np.isnan(c).all()]
         rows.append(
             [
                 f"trial {each.trial}",
                 f"{trial.last('mean_mAP'):.3f}" if trial and trial.rows else "",
                 str(each.own),
                 *against(each),
-                *(f"{value:.3f}" for value in folds),
+                *(f"{value:.3f}" for value in cells.mean(axis=0)),
             ]
         )
     header = ["", "in the search", "fresh seeds", "behind the best", "", *study.domains]
@@ -38,6 +37,10 @@ def final_stage(study: Study) -> str:
         f"<p>The best settings of the search, run again with {seeds} fresh seeds, leaving out one "
         "domain at a time. The winner is the best of these means, not of the search's scores. "
         f"{NOISE}</p>",
+        *(
+            f"<p>Trial {number} came to nothing: {escape(why)}</p>"
+            for number, why in study.failed.items()
+        ),
     )
 
 

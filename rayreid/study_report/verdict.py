@@ -58,7 +58,7 @@ def _after_finals(study: Study) -> list[str]:
     compared = finals_compared(study)
     if not compared:
         return [
-            "The final stage was interrupted before a candidate had been run on all folds; the "
+            "The final stage was interrupted before all finalists had been run on all folds; the "
             "same command with --resume goes on.",
             *_after_search(study),
         ]
@@ -136,9 +136,5 @@ def ends(study: Study) -> str:
 
 def warning(study: Study) -> str:
     """Return the sentence for a study that selected on its target, else nothing."""
-    if study.plan.get("selection") != "target":
-        return ""
-    return (
-        "Selected on the target: these settings were chosen by looking at the labels of "
-        f"{study.plan.get('target')}, so no figure here says how they do on an unseen domain."
-    )
+    said = str(study.plan.get("warning", ""))
+    return said[:1].upper() + said[1:] + "." * bool(said)

@@ -39,6 +39,11 @@ class StudySettings(Settings):
     epoch. What raises an error is not tried again."""
     states_every: int = Field(1, ge=1)
     """Epochs between two states of a trial on disk, to go on from after a loss."""
+    finalists: int = Field(3, ge=0)
+    """Settings that are run again, with fresh seeds, when the search is over: as many of the best,
+    and the starting ones; 0 = the search's best is the study's."""
+    final_seeds: int = Field(3, ge=1)
+    """Fresh seeds of each finalist, and of the winner when it is learnt from all sources."""
     seed: int = Field(0, ge=0)
     """Seed of the sampler."""
     parallel: int = Field(0, ge=0)

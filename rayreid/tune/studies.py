@@ -18,9 +18,17 @@ from rayreid.experiment import Experiment, load_experiment
 from rayreid.protocols import Fold
 from rayreid.search_space import Space, start_within
 from rayreid.tune.concluding import BEST, conclude
+from rayreid.tune.ending import finish
 from rayreid.tune.folds import folds_of, open_folds, warning_of
 from rayreid.tune.objectives import OBJECTIVES
-from rayreid.tune.plan import code_of, plan_of, read_plan, refuse_other_plan, write_plan
+from rayreid.tune.plan import (
+    code_of,
+    is_finished,
+    plan_of,
+    read_plan,
+    refuse_other_plan,
+    write_plan,
+)
 from rayreid.tune.progress import Progress, Teller
 from rayreid.tune.record import Record
 from rayreid.tune.samplers import refuse_unless_sampled, sampler_of
@@ -64,7 +72,7 @@ def study(
     before = read_plan(folder)
     if before:
         refuse_other_plan(folder, before, plan)
-        if "outcome" in before:
+        if is_finished(before, settings):
             tell(f"{folder} is finished; remove it, or give another --name, to search again")
             return load_experiment(folder / BEST, trusted=experiment.method)
         if not resume:
@@ -82,14 +90,19 @@ def study(
     with session():
         _refuse_without_room(settings)
         with locked(folder):
-            plan["sessions"].append(time.time())
-            search = _search(space, start, folder, settings, experiment.epochs, target, tell)
-            write_plan(folder, plan)
-            try:
-                _run(search, experiment, domains, folds)
-            finally:
-                search.record.write(search.states(), now=True)
-            return conclude(search, experiment, plan, tell)
+            if "outcome" not in plan:
+                plan["sessions"].append(time.time())
+                search = _search(space, start, folder, settings, experiment.epochs, target, tell)
+                write_plan(folder, plan)
+                try:
+                    _run(search, experiment, domains, folds)
+                finally:
+                    search.record.write(search.states(), now=True)
+                conclude(search, experiment, plan, tell)
+            if not settings.finalists:
+                return load_experiment(folder / BEST, trusted=experiment.method)
+            plan = read_plan(folder) or plan
+            return finish(plan, experiment, domains, folds, folder, settings, target, tell)
 
 
 def _refuse_without_room(settings: StudySettings) -> None:

@@ -108,7 +108,7 @@ def test_nothing_is_fetched_and_nothing_smuggled_in(tmp_path: Path) -> None:
 def test_all_tables_of_a_study_that_selected_on_its_target_say_so(tmp_path: Path) -> None:
     folder = folders.write(
         tmp_path / "s", folders.rows(6), final=folders.finals({1: 0.0, 2: 0.1}),
-        looked=folders.target(), selection="target", target="market1501=/m",
+        looked=folders.target(), warning="selected on the target: so it is", target="market1501=/m",
     )  # fmt: skip
     text = write_report(folder).read_text(encoding="utf-8")
     tables = re.findall(r"<table.*?</table>", text, re.S)
