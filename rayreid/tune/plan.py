@@ -63,7 +63,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 def is_finished(plan: Mapping[str, Any], settings: StudySettings) -> bool:
     """Return whether a study has come to its end, its final stage too where one is wanted."""
-    outcome = plan.get("outcome")
+    outcome = plan.get("outcome") or {}
     return bool(outcome) and ("final" in outcome or not settings.finalists)
 
 

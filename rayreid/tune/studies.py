@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rayreid.session import session  # before ray: it sets what ray reads on import
@@ -92,10 +92,12 @@ def study(
         with locked(folder):
             if "outcome" not in plan:
                 plan["sessions"].append(time.time())
-                search = _search(space, start, folder, settings, experiment.epochs, target, tell)
+                search = open_search(
+                    space, start, folder, settings, experiment.epochs, target, tell
+                )
                 write_plan(folder, plan)
                 try:
-                    _run(search, experiment, domains, folds)
+                    run_trials(search, _trial(search, experiment, domains, folds))
                 finally:
                     search.record.write(search.states(), now=True)
                 conclude(search, experiment, plan, tell)
@@ -116,7 +118,7 @@ def _refuse_without_room(settings: StudySettings) -> None:
             )
 
 
-def _search(
+def open_search(
     space: Space,
     start: dict[str, object],
     folder: Path,
@@ -150,20 +152,25 @@ def _search(
     return Search(asked, space, record, settings, epochs, progress)
 
 
-def _run(
+def _trial(
     search: Search, experiment: Experiment, domains: Mapping[str, Domain], folds: list[Fold]
-) -> None:
-    """Run trials on Ray until the search has no more."""
-    settings, folder = search.settings, search.record.folder
-    trial = tune.with_parameters(
+) -> Callable[..., None]:
+    """Return what learns with a trial's settings; the domains are in memory once a node."""
+    trial: Callable[..., None] = tune.with_parameters(
         run_trial,
         experiment=experiment,
         domains=domains,
         folds=folds,
-        folder=folder,
+        folder=search.record.folder,
         costs=search.objective.costs,
-        states_every=settings.states_every,
+        states_every=search.settings.states_every,
     )
+    return trial
+
+
+def run_trials(search: Search, trial: Callable[..., None]) -> None:
+    """Run trials on Ray until the search has no more."""
+    settings, folder = search.settings, search.record.folder
     # What Ray keeps of a session is for a restoration of its own; ours reads none of it.
     shutil.rmtree(folder / "ray", ignore_errors=True)
     tuner = tune.Tuner(
