@@ -22,7 +22,7 @@ from rayreid.study_report.record import Study, read_study
 from rayreid.tune import StudySettings, study
 
 FIGURES, WORK = "studies.json", "work"
-METHOD, TRIALS, CORES = "gmn", 12, 2
+METHOD, TRIALS, CORES, GRACE = "gmn", 12, 2, 2
 LENGTH: Mapping[str, object] = {"epochs": 9, "steps_per_epoch": 22}
 """As many steps as the quickstart's trials have, in epochs of which halving has three rungs."""
 STOPPINGS = ("none", "asha")
@@ -31,8 +31,8 @@ Row = dict[str, Any]
 Teller = Callable[[str], None]
 
 
-def studies(folder: Path, tell: Teller, seeds: int = 3) -> str:
-    """Run the studies that are not in ``folder`` yet; write and return the page.
+def studies(folder: Path, tell: Teller, seeds: int = 3, only: Sequence[str] = ()) -> str:
+    """Run what is not in ``folder`` yet, or ``only`` some of it; write and return the page.
 
     Each seed's settings are drawn at random, the same for both ways of stopping, and learning is
     exact, so that a trial that both let end has one score.
@@ -41,10 +41,11 @@ def studies(folder: Path, tell: Teller, seeds: int = 3) -> str:
     rows: list[Row] = found.setdefault("stopping", [])
     for seed in range(seeds):
         for stopping in STOPPINGS:
-            if not any((row["seed"], row["stopping"]) == (seed, stopping) for row in rows):
+            done = any((row["seed"], row["stopping"]) == (seed, stopping) for row in rows)
+            if not done and (not only or f"{stopping}-{seed}" in only):
                 rows.append(_study(folder / WORK, seed, stopping, tell))
                 write_json(folder / FIGURES, found)
-    if "sharing" not in found:
+    if "sharing" not in found and (not only or "sharing" in only):
         found["sharing"] = sharing(folder / WORK / "sharing", tell)
         write_json(folder / FIGURES, found)
     return write_page(folder)
@@ -92,6 +93,7 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
             "trials": TRIALS,
             "sampler": "random",
             "stopping": stopping,
+            "grace_epochs": GRACE,
             "seed": seed,
             "finalists": 0,
             "parallel": CORES,
@@ -191,7 +193,7 @@ def stopping_table(rows: Sequence[Row]) -> str:
         "## Early stopping\n\n"
         f"`rayreid benchmark studies`: {TRIALS} trials of {METHOD}, quickstart-sized, "
         f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both; "
-        "ASHA in lockstep (grace 1, reduction 3). Best is the highest held-out mean mAP of a trial "
+        f"ASHA in lockstep (grace {GRACE}, reduction 3). Best is the highest held-out mean mAP of a trial "
         "that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
     )
 

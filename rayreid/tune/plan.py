@@ -23,6 +23,7 @@ HOW_IT_RUNS = (
     "study.states_every",
     "study.finalists",
     "study.final_seeds",
+    "study.pack",
 )
 """Settings that change no trial, so that a resumption may have others."""
 WHAT_IT_IS = ("study", "space", "folds", "target", "experiment")

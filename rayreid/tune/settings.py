@@ -52,6 +52,9 @@ class StudySettings(Settings):
     """Cores of a trial."""
     gpus_per_trial: float = Field(0.0, ge=0)
     """GPUs of a trial; a fraction shares one."""
+    pack: bool = False
+    """Whether trials share GPUs by the memory that they need: a step of the starting settings is
+    measured, and as many trials have a GPU as it holds with a margin; replaces gpus_per_trial."""
 
     @field_validator("storage")
     @classmethod

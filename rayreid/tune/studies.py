@@ -17,10 +17,12 @@ from rayreid.checkpoint import build
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.protocols import Fold
 from rayreid.search_space import Space, start_within
+from rayreid.study_report import write_report
 from rayreid.tune.concluding import BEST, conclude
 from rayreid.tune.ending import finish
 from rayreid.tune.folds import folds_of, open_folds, warning_of
 from rayreid.tune.objectives import OBJECTIVES
+from rayreid.tune.packing import packed
 from rayreid.tune.plan import (
     code_of,
     is_finished,
@@ -90,6 +92,12 @@ def study(
     with session():
         _refuse_without_room(settings)
         with locked(folder):
+            if settings.pack:
+                settings, measured = packed(settings, experiment, domains, folds)
+                tell(
+                    f"a trial takes {measured.peak / 2**30:.1f} GiB of a GPU's "
+                    f"{measured.total / 2**30:.1f}: it has {settings.gpus_per_trial:g} of one"
+                )
             if "outcome" not in plan:
                 plan["sessions"].append(time.time())
                 search = open_search(
@@ -100,11 +108,16 @@ def study(
                     run_trials(search, _trial(search, experiment, domains, folds))
                 finally:
                     search.record.write(search.states(), now=True)
-                conclude(search, experiment, plan, tell)
+                try:
+                    conclude(search, experiment, plan, tell)
+                finally:
+                    write_report(folder)
             if not settings.finalists:
                 return load_experiment(folder / BEST, trusted=experiment.method)
             plan = read_plan(folder) or plan
-            return finish(plan, experiment, domains, folds, folder, settings, target, tell)
+            best = finish(plan, experiment, domains, folds, folder, settings, target, tell)
+            tell(f"the report is {write_report(folder)}")
+            return best
 
 
 def _refuse_without_room(settings: StudySettings) -> None:
