@@ -69,11 +69,12 @@ def described(space: Space) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, parameter in space.items():
         distribution = parameter.distribution
+        # Those that Optuna would fill in itself are left away.
+        filled = {"step": 1 if isinstance(distribution, IntDistribution) else None, "log": False}
         keywords = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in distribution._asdict().items()
-            # Those that Optuna would fill in itself are left away.
-            if value is not None and value is not False and (name, value) != ("step", 1)
+            if name not in filled or value != filled[name]
         }
         (kind,) = (name for name, made in DISTRIBUTIONS.items() if type(distribution) is made)
         found[path] = {kind: keywords}
@@ -197,7 +198,7 @@ def start_within(space: Space, experiment: Experiment) -> dict[str, object]:
                 )
             start[path] = value
         under = {other: wanted[0] for other, wanted in parameter.when.items()}
-        for value in _ends(parameter.distribution):
+        for value in ends(parameter.distribution):
             try:
                 experiment.replaced(under | {path: value})
             except ValueError as error:
@@ -219,7 +220,7 @@ def holds(distribution: BaseDistribution, value: object) -> bool:
     return bool(distribution._contains(distribution.to_internal_repr(value)))
 
 
-def _ends(distribution: BaseDistribution) -> tuple[object, ...]:
+def ends(distribution: BaseDistribution) -> tuple[object, ...]:
     """Return what a distribution can yield at its ends, or all of it where that is a list."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices

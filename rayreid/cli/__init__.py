@@ -128,17 +128,20 @@ def train(method: str, sources: tuple[str, ...], file: Path | None, assignments:
 @click.option("--target", metavar="LAYOUT=LOCATION",
               help="The domain that will be ranked in the end; never opened here.")  # fmt: skip
 @click.option("--study", "study_assignments", multiple=True, metavar="NAME=VALUE",
-              help="How to search, e.g. trials=20, grace_epochs=3; repeatable.")  # fmt: skip
+              help="How to search, e.g. trials=20, objective=worst, sampler=random, stopping=none; "
+              "repeatable.")  # fmt: skip
+@click.option("--resume", is_flag=True,
+              help="Go on with a study that was interrupted, under the same settings.")  # fmt: skip
 @click.option("--name", help="Name of the study; by default of method and settings.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
               show_default=True, help="Folder of all studies.")  # fmt: skip
 def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
          assignments: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
-         target: str | None, study_assignments: tuple[str, ...], name: str | None,
+         target: str | None, study_assignments: tuple[str, ...], resume: bool, name: str | None,
          results: Path) -> None:  # fmt: skip
     """Search SPACE for METHOD by leave-one-domain-out over the sources."""
-    from rayreid.search_space import load_space, refuse_set_and_searched
-    from rayreid.settings import checked, parse_assignment
+    from rayreid.search_space import is_active, load_space, plain, refuse_set_and_searched
+    from rayreid.settings import checked, dotted, parse_assignment
     from rayreid.tune import StudySettings, study
 
     learnt = chosen_round(protocol, places, "sources")
@@ -147,12 +150,15 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     experiment = make_experiment(method, sources, file, assignments, learnt)
     settings = checked(StudySettings, dict(map(parse_assignment, study_assignments)))
     folder = results / (name or f"study-{method}-{experiment.fingerprint}")
-    best = study(experiment, searched, folder, settings, target=target, tell=click.echo)
-    from rayreid.settings import dotted
-
+    best = study(
+        experiment, searched, folder, settings, target=target, resume=resume, tell=click.echo
+    )
     values = dotted(best.tree())
-    for path in searched:
-        click.echo(f"best {path} = {values[path]}")
+    active: dict[str, object] = {}
+    for path, parameter in searched.items():
+        if is_active(parameter, active):
+            active[path] = plain(values[path])
+            click.echo(f"best {path} = {active[path]}")
     click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
 
 

@@ -109,6 +109,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def _column(values: list[Any]) -> pa.Array:
     """Return settings as a column; of several kinds as text."""
-    if len({type(value) for value in values if value is not None} - {int, float}) > 1:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1 and kinds != {int, float}:
         return pa.array([None if value is None else str(value) for value in values])
     return pa.array(values)

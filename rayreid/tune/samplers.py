@@ -1,7 +1,10 @@
 """What proposes settings: Optuna's samplers by name."""
 
+import warnings
+
 import numpy as np
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from rayreid.search_space import Space, has_conditions
@@ -39,7 +42,9 @@ def sampler_of(settings: StudySettings, space: Space, trials: int) -> BaseSample
         case "cmaes":
             return CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "tpe":
-            # With conditions, parameters that exist together are modelled together.
-            return TPESampler(
-                seed=seed, multivariate=True, group=has_conditions(space), constant_liar=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                # With conditions, parameters that exist together are modelled together.
+                return TPESampler(
+                    seed=seed, multivariate=True, group=has_conditions(space), constant_liar=True
+                )

@@ -201,6 +201,9 @@ class Search(_Unpickled, Searcher):
         States(folder_of(self.record.folder, number) / "states").clear()
         self.record.write(self.states())
 
+    def save(self, checkpoint_path: str) -> None:
+        """Leave Ray without a copy: Optuna's storage and the record are all there is."""
+
 
 class Judge(_Unpickled, FIFOScheduler):
     """Where Ray brings a report before anybody acts on it: the search keeps it and judges."""
@@ -235,9 +238,12 @@ def _drawn(trial: Trial, path: str, distribution: BaseDistribution) -> object:
     """Return the value that a trial has of a parameter, drawn where it has none."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(path, distribution.choices)
-    draw = trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return draw(  # type: ignore[operator]
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(
+            path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, IntDistribution)
+    return trial.suggest_int(
         path, distribution.low, distribution.high, step=distribution.step, log=distribution.log
     )
 

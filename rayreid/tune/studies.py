@@ -1,5 +1,6 @@
 """A study from its beginning, or from where it was left, to its end."""
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -100,9 +101,7 @@ def study(
                 )
             if "outcome" not in plan:
                 plan["sessions"].append(time.time())
-                search = open_search(
-                    space, start, folder, settings, experiment.epochs, target, tell
-                )
+                search = search_of(space, start, folder, settings, experiment.epochs, target, tell)
                 write_plan(folder, plan)
                 try:
                     run_trials(search, _trial(search, experiment, domains, folds))
@@ -131,7 +130,7 @@ def _refuse_without_room(settings: StudySettings) -> None:
             )
 
 
-def open_search(
+def search_of(
     space: Space,
     start: dict[str, object],
     folder: Path,
@@ -202,5 +201,7 @@ def run_trials(search: Search, trial: Callable[..., None]) -> None:
             name="ray", storage_path=str(folder), verbose=0, callbacks=[Starts(search)]
         ),
     )
+    # Its table of results is made of the logs that we do without; it says so for every trial.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     tuner.fit()
     shutil.rmtree(folder / "ray", ignore_errors=True)

@@ -16,7 +16,7 @@ from rayreid.search_space import Space
 from rayreid.tune.objectives import COST, METRIC, WORST
 from rayreid.tune.search import Search
 from rayreid.tune.settings import StudySettings
-from rayreid.tune.studies import open_search, run_trials
+from rayreid.tune.studies import run_trials, search_of
 
 
 def open_trivial(
@@ -24,9 +24,7 @@ def open_trivial(
 ) -> Search:
     """Return the search of a study in ``folder`` whose trials have so many epochs."""
     folder.mkdir(parents=True, exist_ok=True)
-    return open_search(
-        space, dict(start), folder.absolute(), settings, epochs, None, lambda _: None
-    )
+    return search_of(space, dict(start), folder.absolute(), settings, epochs, None, lambda _: None)
 
 
 def run_trivial(search: Search, score: Callable[[Mapping[str, Any], int], float]) -> None:
