@@ -193,8 +193,8 @@ def stopping_table(rows: Sequence[Row]) -> str:
         "## Early stopping\n\n"
         f"`rayreid benchmark studies`: {TRIALS} trials of {METHOD}, quickstart-sized, "
         f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both; "
-        f"ASHA in lockstep (grace {GRACE}, reduction 3). Best is the highest held-out mean mAP of a "
-        "trial that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
+        f"ASHA in lockstep (grace {GRACE}, reduction 3). Best is the highest held-out mean mAP of "
+        "a trial that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
     )
 
 

@@ -51,7 +51,7 @@ def history(study: Study) -> str:
         )
         for t in trials
     ]  # fmt: skip
-    parts = [*up(y, LEFT, RIGHT), *_whole(x), path(best, "running"), *marks]
+    parts = [*up(y, LEFT, RIGHT), *_whole(x), path(best, "sofar"), *marks]
     return _plain(parts, "trial", goal, f"{goal} by trial, with the best so far")
 
 
@@ -159,7 +159,7 @@ def pareto(study: Study) -> str:
     edge = sorted((x(t.last(cost)), y(t.last(goal))) for t in front)
     marks = [dot(x(t.last(cost)), y(t.last(goal)), "best" if t in front else "stopped",
                  told(study, t), t.number) for t in shown]  # fmt: skip
-    parts = [*up(y, LEFT, RIGHT), *across(x, BOTTOM, TOP), path(edge, "running"), *marks]
+    parts = [*up(y, LEFT, RIGHT), *across(x, BOTTOM, TOP), path(edge, "sofar"), *marks]
     return _plain(parts, "microseconds a pair", goal, "mean mAP by cost a pair")
 
 

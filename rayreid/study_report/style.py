@@ -50,11 +50,11 @@ svg text.mark { paint-order: stroke; stroke: var(--back); stroke-width: 4px;
 .rule { stroke: var(--soft); }
 .grid { stroke: var(--rule); stroke-width: 0.7; }
 circle { stroke: var(--bar); stroke-width: 1.5; fill: var(--bar); }
-circle.stopped { fill: var(--back); stroke: var(--faint); }
+circle.stopped, circle.running { fill: var(--back); stroke: var(--faint); }
 circle.best { fill: var(--best); stroke: var(--best); }
 path.crashed { stroke: var(--wrong); stroke-width: 2; fill: none; }
 polyline { fill: none; stroke: var(--bar); stroke-width: 1.3; }
-.running { stroke: var(--best); stroke-width: 2; }
+.sofar { stroke: var(--best); stroke-width: 2; }
 .curve.stopped, .thread.stopped { stroke: var(--faint); }
 .curve.crashed, .thread.crashed { stroke: var(--wrong); }
 .curve.best, .thread.best { stroke: var(--best); stroke-width: 3; }

@@ -95,6 +95,8 @@ def _on_target(study: Study) -> list[str]:
     named = study.plan.get("target")
     if not named:
         return ["No target was named; none has been looked at."]
+    if warning(study):
+        return [warning(study)]
     if study.target is None:
         return [f"The target {named} has not been looked at."]
     maps = [float(each["mAP"]) for each in study.target["seeds"]]

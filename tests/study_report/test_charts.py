@@ -52,7 +52,7 @@ def test_the_line_of_the_best_rises_with_the_trials_that_ended(tmp_path: Path) -
     svg = history(study)
     ended, stopped = marks(svg, "ended"), marks(svg, "stopped")
     assert (len(ended), len(stopped), svg.count('class="crashed"')) == (5, 3, 1)
-    best = re.findall(r'class="running" points="([^"]*)"', svg)[0]
+    best = re.findall(r'class="sofar" points="([^"]*)"', svg)[0]
     heights = [float(point.split(",")[1]) for point in best.split()]
     # Upwards is less in SVG.
     assert heights == sorted(heights, reverse=True)

@@ -113,4 +113,5 @@ def test_all_tables_of_a_study_that_selected_on_its_target_say_so(tmp_path: Path
     text = write_report(folder).read_text(encoding="utf-8")
     tables = re.findall(r"<table.*?</table>", text, re.S)
     assert len(tables) == 5
+    assert "has not been looked at" not in text
     assert all("<caption" in table and "Selected on the target" in table for table in tables)
