@@ -166,7 +166,11 @@ def _gaps(found: Study, wall: float) -> dict[str, float]:
 def stopping_table(rows: Sequence[Row]) -> str:
     """Return epochs and best scores of both ways of stopping, a line a seed."""
     by_key = {(row["seed"], row["stopping"]): row for row in rows}
-    seeds = sorted({row["seed"] for row in rows if (row["seed"], "asha") in by_key})
+    seeds = [
+        seed
+        for seed in sorted({row["seed"] for row in rows})
+        if all((seed, stopping) in by_key for stopping in STOPPINGS)
+    ]
     lines, gaps, shares = [], [], []
     for seed in seeds:
         plain, asha = by_key[seed, "none"], by_key[seed, "asha"]

@@ -50,6 +50,7 @@ def test_the_tables_say_what_was_saved(tmp_path: Path) -> None:
         {"seed": 0, "stopping": "none", **none},
         {"seed": 0, "stopping": "asha", **asha, "score": none["score"] - 0.01},
         {"seed": 1, "stopping": "none", **none},
+        {"seed": 2, "stopping": "asha", **asha},
     ]
     text = stopping_table(rows)
     assert "ASHA's best is -0.010 beside that of no stopping, with 80% of its epochs." in text
