@@ -102,9 +102,17 @@ def study(
             if "outcome" not in plan:
                 plan["sessions"].append(time.time())
                 search = search_of(space, start, folder, settings, experiment.epochs, target, tell)
+                if before is None and search.states():
+                    raise ValueError(
+                        f"the storage {settings.storage or folder} has a study called "
+                        f"{folder.name} already, of another folder; give this one another --name"
+                    )
                 write_plan(folder, plan)
                 try:
                     run_trials(search, _trial(search, experiment, domains, folds))
+                except KeyboardInterrupt:
+                    tell("interrupted; the same command with --resume goes on")
+                    raise
                 finally:
                     search.record.write(search.states(), now=True)
                 try:
@@ -204,4 +212,5 @@ def run_trials(search: Search, trial: Callable[..., None]) -> None:
     # Its table of results is made of the logs that we do without; it says so for every trial.
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
     tuner.fit()
+    assert not search.running, "Ray has ended with trials that nobody told it to end"
     shutil.rmtree(folder / "ray", ignore_errors=True)

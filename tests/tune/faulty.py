@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from rayreid.batch import Batch, Crops
+from rayreid.method import Method
 from rayreid.methods.gmn import GMN
 
 
-class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
-    """A method that raises under one of the values that a search may try."""
+class Wrapped(Method):
+    """GMN, held by another method."""
 
     Config = GMN.Config
     recipe = GMN.recipe
@@ -20,7 +21,7 @@ class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
     def __init__(self, config: object, *built_with: object) -> None:
         super().__init__(config, *built_with)
         self.inner = GMN(config, *built_with)
-        self.fragile = config.pair_weight == 666.0
+        self.config = config
 
     def embed(self, images: object) -> object:
         return self.inner.embed(images)
@@ -29,41 +30,37 @@ class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
         return self.inner.score(queries, gallery)
 
     def forward(self, batch: Batch) -> dict[str, object]:
-        if self.fragile:
+        return self.inner(batch)
+
+
+class Fragile(Wrapped):
+    """A method that raises under one of the values that a search may try."""
+
+    def forward(self, batch: Batch) -> dict[str, object]:
+        if self.config.pair_weight == 666.0:
             raise RuntimeError("crashed on purpose")
         return self.inner(batch)
 
 
-class Slow(GMN.__bases__[0]):  # type: ignore[misc]
+class Slow(Wrapped):
     """A method whose epochs take long enough to be interrupted."""
-
-    Config = GMN.Config
-    recipe = GMN.recipe
-    __init__ = Fragile.__init__
-    embed = Fragile.embed
-    score = Fragile.score
-    forward = Fragile.forward
 
     def start_epoch(self, epoch: int, target: object = None) -> None:
         time.sleep(0.3)
         self.inner.start_epoch(epoch, target)
 
 
-class Witness(GMN.__bases__[0]):  # type: ignore[misc]
+class Witness(Fragile):
     """A method that tells, among its losses, where its process has the sources' pixels."""
 
-    Config = GMN.Config
-    recipe = GMN.recipe
-    embed = Fragile.embed
-    score = Fragile.score
-
     def __init__(self, config: object, *built_with: object) -> None:
-        Fragile.__init__(self, config, *built_with)
+        super().__init__(config, *built_with)
         self.shared, self.owned = shared_and_owned()
 
     def forward(self, batch: Batch) -> dict[str, object]:
         told = {"shared": float(self.shared), "owned": float(self.owned)}
-        return self.inner(batch) | {name: torch.tensor(value) for name, value in told.items()}
+        losses = super().forward(batch)
+        return losses | {name: torch.tensor(value) for name, value in told.items()}
 
 
 def shared_and_owned() -> tuple[int, int]:
@@ -76,7 +73,7 @@ def shared_and_owned() -> tuple[int, int]:
         where, *_, name = line.split(maxsplit=5)
         if "plasma" in name:
             store.append([int(end, 16) for end in where.split("-")])
-    found = {id(c.images): c.images for c in gc.get_objects() if isinstance(c, Crops)}
+    found = {id(c.images): c.images for c in gc.get_objects() if type(c) is Crops}
     shared = owned = 0
     for pixels in found.values():
         assert isinstance(pixels, np.ndarray)
