@@ -125,8 +125,9 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
     with pytest.raises(
         ValueError, match=r"study of other settings \(study.seed is 6 there, 7 here"
     ):
-        study(start, parse_space(SPACE), folder, StudySettings(trials=8, seed=7, parallel=2),
-              target=forbidden, resume=True, tell=told.append)  # fmt: skip
+        other = settings.model_copy(update={"seed": 7})
+        study(start, parse_space(SPACE), folder, other, target=forbidden, resume=True,
+              tell=told.append)  # fmt: skip
     assert len(recorded(folder).trials) == 8
 
     # As if the driver had died before its last word: what is there is enough to say it again.
@@ -167,7 +168,7 @@ def test_a_selection_on_the_target_is_said_wherever_there_are_figures(tmp_path: 
     start = compose("baseline", MINIATURE, {"epochs": 1})
     space = parse_space({"config.smoothing": {"float": {"low": 0.0, "high": 0.3}}})
     told: list[str] = []
-    settings = StudySettings(trials=1, selection="target", objective="mean+cost")
+    settings = StudySettings(trials=1, finalists=0, selection="target", objective="mean+cost")
     study(start, space, tmp_path / "s", settings, target="synthetic=law-1", tell=told.append)
     table = pq.read_table(tmp_path / "s" / "trials.parquet")
     (row,) = table.to_pylist()
