@@ -122,10 +122,10 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
                       tell=told.append)  # fmt: skip
         assert again == best
         assert "is finished" in told[-1]
+    other = settings.model_copy(update={"seed": 7})
     with pytest.raises(
         ValueError, match=r"study of other settings \(study.seed is 6 there, 7 here"
     ):
-        other = settings.model_copy(update={"seed": 7})
         study(start, parse_space(SPACE), folder, other, target=forbidden, resume=True,
               tell=told.append)  # fmt: skip
     assert len(recorded(folder).trials) == 8
