@@ -4,10 +4,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from rayreid.benchmark.replaying import GRACES, Replay, replay, replay_table
 from rayreid.benchmark.scale import scale, scale_table
 from rayreid.benchmark.sharing import sharing
 from rayreid.experiment import compose
@@ -74,7 +76,15 @@ def write_page(folder: Path) -> str:
     found = read_figures(folder)
     parts = ["# What studies cost"]
     if found.get("stopping"):
-        parts += [stopping_table(found["stopping"]), time_table(found["stopping"])]
+        parts.append(stopping_table(found["stopping"]))
+        replays = {
+            row["seed"]: [Replay(**one) for one in row["replays"]]
+            for row in sorted(found["stopping"], key=lambda row: int(row["seed"]))
+            if "replays" in row
+        }
+        if replays:
+            parts.append(replay_table(list(replays), list(replays.values())))
+        parts.append(time_table(found["stopping"]))
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
     if found.get("scale"):
@@ -109,10 +119,14 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
             tell=lambda line: tell(f"{name}: {line}"),
         )  # fmt: skip
         whole = time.perf_counter() - began
+    done = read_study(work / name)
+    again = [settings.model_copy(update={"stopping": "asha", "grace_epochs": g}) for g in GRACES]
+    replays = [asdict(replay(done, each)) for each in again] if stopping == "none" else []
     return {
         "seed": seed,
         "stopping": stopping,
-        **summary(read_study(work / name)),
+        **summary(done),
+        **({"replays": replays} if replays else {}),
         "seconds_ray": ready,
         "seconds_whole": whole,
         "made with": circumstances(experiment),
