@@ -5,7 +5,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rayreid.cli import cli
 from rayreid.study_report import write_report
 from tests.study_report import folders
 
@@ -58,6 +60,14 @@ def test_the_whole_report_says_what_was_found(tmp_path: Path) -> None:
     titles = "Final stage, On the target, Search, Settings and score, Importance, Each setting"
     for title in (*titles.split(", "), "Each domain", "When trials ran", "Cost", "Searched"):
         assert title in said
+
+
+def test_the_verb_writes_it_again(tmp_path: Path) -> None:
+    folder = folders.write(tmp_path / "s", folders.rows(3))
+    done = CliRunner().invoke(cli, ["report", str(folder)])
+    assert (done.exit_code, done.output) == (0, f"{folder / 'report.html'}\n")
+    nowhere = CliRunner().invoke(cli, ["report", str(tmp_path)])
+    assert isinstance(nowhere.exception, FileNotFoundError)
 
 
 def test_a_search_alone_warns_of_its_luck(tmp_path: Path) -> None:
