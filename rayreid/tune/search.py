@@ -76,6 +76,7 @@ class Search(_Unpickled, Searcher):
             trial: {epoch: self.objective.gains(row) for epoch, row in by_epoch.items() if epoch}
             for trial, by_epoch in record.trials.items()
         }
+        self._states = {t.number + 1: STATES[t.state] for t in self._trials() if t.state in STATES}
         self._reconcile()
 
     def _reconcile(self) -> None:
@@ -96,7 +97,7 @@ class Search(_Unpickled, Searcher):
 
     def states(self) -> dict[int, str]:
         """Return how each trial that was begun stands, by number from 1."""
-        return {t.number + 1: STATES[t.state] for t in self._trials() if t.state in STATES}
+        return dict(self._states)
 
     # What Ray calls.
 
@@ -111,6 +112,7 @@ class Search(_Unpickled, Searcher):
         attempt = trial.user_attrs.get("attempts", 0) + 1
         patiently(lambda: trial.set_user_attr("attempts", attempt), self.progress.tell)
         self.running[trial_id] = trial
+        self._states[trial.number + 1] = STATES[TrialState.RUNNING]
         return {"trial": trial.number + 1, "attempt": attempt, "values": values}
 
     def _next(self) -> Trial | None:
@@ -198,6 +200,7 @@ class Search(_Unpickled, Searcher):
             self.study.tell(trial.number, values, state, skip_if_finished=True)
 
         patiently(tell, self.progress.tell)
+        self._states[number] = STATES[state]
         States(folder_of(self.record.folder, number) / "states").clear()
         self.record.write(self.states())
 

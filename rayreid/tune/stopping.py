@@ -1,7 +1,7 @@
 """Which trials are stopped early: rules over the trials' figures by epoch.
 
 The rules are functions of what was reported, which the study's folder keeps, so that a resumed
-study goes on with the rungs it had. Ray's own schedulers hold them in memory and pickle them.
+study goes on with the rungs it had; Ray's own schedulers hold them in memory.
 """
 
 from collections.abc import Callable, Mapping

@@ -89,7 +89,7 @@ def mend(journal: Path) -> None:
 def patiently(ask: Callable[[], T], waiting: Callable[[str], None]) -> T:
     """Return what a storage answers, asking again for minutes where it cannot be reached.
 
-    ``waiting`` is told once that it does not answer. Raises what it raised last.
+    ``waiting`` is told once that it does not answer. Raises `OSError` where that lasts too long.
     """
     began = time.monotonic()
     told = False
@@ -98,10 +98,14 @@ def patiently(ask: Callable[[], T], waiting: Callable[[str], None]) -> T:
             return ask()
         except StorageInternalError as error:
             if time.monotonic() - began > PATIENCE:
-                raise
+                reason = error.__cause__ or error
+                raise OSError(
+                    f"the storage has not answered for {PATIENCE:.0f} s ({reason}); "
+                    "when it does, the same command with --resume goes on"
+                ) from error
             if not told:
                 told = True
-                waiting(f"the storage does not answer and is asked again: {error}")
+                waiting(f"the storage does not answer; it is asked again for {PATIENCE:.0f} s")
             time.sleep(1)
 
 

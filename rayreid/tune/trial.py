@@ -54,6 +54,8 @@ def run_trial(
     began = time.time()
     own = folder_of(folder, config["trial"])
     own.mkdir(parents=True, exist_ok=True)
+    # An attempt that lost its driver may have raised for that alone.
+    (own / ERROR).unlink(missing_ok=True)
     # A process may have had a trial before this one, with another number of cores.
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources()["CPU"])))
     try:
