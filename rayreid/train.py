@@ -104,11 +104,17 @@ def train_on_ray(
 
 
 def learn_side_by_side(
-    runs: Sequence[Run], sources: Sequence[Domain], listen: Callable[[Run], Listener]
+    runs: Sequence[Run],
+    sources: Sequence[Domain],
+    listen: Callable[[Run], Listener],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> None:
-    """Learn several runs of the same sources, each in a process of one core, on the cluster's.
+    """Learn several runs of the same sources, each in a process of its own, on the cluster's.
 
-    As many go at a time as there are cores; ``listen(run)`` is told that run's metrics.
+    As many go at a time as there is room for, each with ``cpus`` cores and ``gpus`` GPUs;
+    ``listen(run)`` is told that run's metrics.
 
     Raises a user's mistake as `learn` does.
     """
@@ -117,7 +123,7 @@ def learn_side_by_side(
             run.experiment.refuse_unless_adapting(bool(run.experiment.target))
             following.enter_context(_followed(run, listen(run)))
         shared: Any = ray.put(list(sources))
-        task = ray.remote(num_cpus=1, max_retries=MAX_FAILURES)(_learn_alone)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(_learn_alone)
         learning = [task.remote(str(run.folder), run.experiment.tree(), shared) for run in runs]
         for mistake in ray.get(learning):
             if mistake:
@@ -125,7 +131,7 @@ def learn_side_by_side(
 
 
 def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -> Exception | None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources()["CPU"])))
     try:
         run = Run(Path(folder), checked(Experiment, tree))
         learn_here(run, sources, lambda _: None)

@@ -163,6 +163,15 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 
 
 @cli.command()
+@click.argument("study", type=click.Path(path_type=Path))
+def report(study: Path) -> None:
+    """Write STUDY's report.html, from what its folder holds so far."""
+    from rayreid.study_report import write_report
+
+    click.echo(write_report(study))
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to bind; there is no authentication.")  # fmt: skip

@@ -100,6 +100,26 @@ def training_benchmark(only: tuple[str, ...], compiled: bool, rounds: int, to: P
     click.echo(training(to, tell, only=only, compiled=compiled, rounds=rounds))
 
 
+@benchmark.command("studies")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Studies of each way of stopping.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="PART",
+              help="A study (asha-0, none-0, ...) or sharing; repeatable.")  # fmt: skip
+@click.option("--scale", "many", is_flag=True, help="One study of many trivial trials instead.")
+@click.option("--trials", type=click.IntRange(1), default=1000, show_default=True,
+              help="Of the study of many.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/studies"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def studies_benchmark(seeds: int, only: tuple[str, ...], many: bool, trials: int, to: Path) -> None:
+    """Measure what studies cost; the same command again goes on where it stopped."""
+    from rayreid.benchmark.studies import many_trials, studies
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    click.echo(many_trials(to, tell, trials) if many else studies(to, tell, seeds, only))
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

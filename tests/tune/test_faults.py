@@ -90,7 +90,7 @@ def soon(happened: Callable[[], object], seconds: float = 120) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     start = compose("tests.tune.faulty:Slow", SLOW)
-    settings = StudySettings(trials=2, stopping="none", parallel=1, retries=2)
+    settings = StudySettings(trials=2, stopping="none", parallel=1, finalists=0, retries=2)
     told: list[str] = []
     killed: list[int] = []
 
@@ -129,7 +129,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(tmp_path: P
 @pytest.mark.usefixtures("ray_session")
 def test_settings_that_kill_their_process_are_given_up(tmp_path: Path) -> None:
     start = compose("tests.tune.faulty:Slow", SLOW)
-    settings = StudySettings(trials=2, stopping="none", parallel=1, retries=1)
+    settings = StudySettings(trials=2, stopping="none", parallel=1, finalists=0, retries=1)
     folder = tmp_path / "study"
     over = threading.Event()
     told: list[str] = []
@@ -168,7 +168,8 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             f"--results={tmp_path}",
             *(f"--source={source}" for source in SLOW["sources"]),
             *(f"--set={path}={value}" for path, value in SLOW.items() if path != "sources"),
-            "--study=trials=5", "--study=parallel=2", "--study=grace_epochs=2", *more,
+            "--study=trials=5", "--study=finalists=0", "--study=parallel=2",
+            "--study=grace_epochs=2", *more,
         ]  # fmt: skip
         driver = subprocess.Popen(
             command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
