@@ -183,6 +183,13 @@ def test_a_method_that_lacks_what_it_needs_is_refused_before_workers_start(tmp_p
             train_on_ray(Run(tmp_path / made.method, made), 2, lambda _: None)
 
 
+def test_a_range_of_workers_cannot_have_a_node_each(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one number of workers, or take spread"):
+        train_on_ray(
+            Run(tmp_path / "run", experiment()), (1, 2), lambda _: None, placement="strict_spread"
+        )
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_users_mistake_comes_back_from_the_workers_as_one(tmp_path: Path) -> None:
     made = experiment(sources=[f"market1501={tmp_path / 'nowhere'}"])

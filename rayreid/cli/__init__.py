@@ -3,16 +3,20 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.datasets import data
-from rayreid.cli.options import chosen_round, make_experiment, settings_options
+from rayreid.cli.options import Workers, chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
+if TYPE_CHECKING:
+    from rayreid.experiment import Experiment
+    from rayreid.results import Place
+    from rayreid.train import Placement
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,25 +78,48 @@ def methods(method: str | None) -> None:
 @cli.command()
 @click.argument("method")
 @settings_options
-@click.option("--workers", type=click.IntRange(0, 4096), default=0, show_default=True,
-              help="Ray Train workers; 0 = learn in this process, without Ray.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=Workers(),
+    default="0",
+    show_default=True,
+    metavar="N|MIN-MAX",
+    help="Ray Train workers, e.g. 2, or 2-4 as there is room; 0 = this process, no Ray.",
+)
+@click.option("--placement", type=click.Choice(["pack", "spread", "strict_spread"]),
+              default="pack", show_default=True,
+              help="Workers on few nodes, on many, or on a node each.")  # fmt: skip
 @click.option("--name", help="Name of the run; by default of method and settings.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder of all runs; one that all nodes share.")  # fmt: skip
+@click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
+              help="Where all runs are kept: a folder, s3://... or gs://...")  # fmt: skip
 def train(method: str, sources: tuple[str, ...], file: Path | None, assignments: tuple[str, ...],
-          protocol: str | None, places: tuple[str, ...], workers: int, name: str | None,
-          results: Path) -> None:  # fmt: skip
+          protocol: str | None, places: tuple[str, ...], workers: "int | tuple[int, int]",
+          placement: "Placement", name: str | None, results: str) -> None:  # fmt: skip
     """Train METHOD; the same command again goes on where it was interrupted."""
-    from rayreid.run import Run, learn_here, open_sources
+    from rayreid.results import opened
 
     learnt = chosen_round(protocol, places, "sources")
     experiment = make_experiment(method, sources, file, assignments, learnt)
-    run = Run(results / (name or f"{method}-{experiment.fingerprint}"), experiment)
+    with opened(results, name or f"{method}-{experiment.fingerprint}") as place:
+        train_in(place, experiment, workers, placement)
+
+
+def train_in(
+    place: "Place",
+    experiment: "Experiment",
+    workers: "int | tuple[int, int]",
+    placement: "Placement",
+) -> None:
+    """Train in an opened place, telling each epoch."""
+    from rayreid.run import Run, learn_here, open_sources
+
+    run = Run(place.folder, experiment, place.storage)
     if run.finished:
-        click.echo(f"{run.folder} is finished; remove it, or give another --name, to train again")
+        click.echo(f"{place.public} is finished; remove it, or give another --name, to train again")
         return
     epochs = experiment.epochs
-    click.echo(f"training {method} on {', '.join(experiment.sources)} into {run.folder}")
+    names = ", ".join(experiment.sources)
+    click.echo(f"training {experiment.method} on {names} into {place.public}")
 
     def listen(metrics: Any) -> None:
         losses = ", ".join(
@@ -111,14 +138,14 @@ def train(method: str, sources: tuple[str, ...], file: Path | None, assignments:
     if workers:
         from rayreid.train import train_on_ray
 
-        train_on_ray(run, workers, listen)
+        train_on_ray(run, workers, listen, placement=placement)
     else:
         learn_here(run, open_sources(experiment), listen)
     for domain, figures in run.ranking()["seen"].items():
         if figures:
             mean_ap, rank1 = figures["mAP"], figures["rank1"]
             click.echo(f"new people of {domain}: mAP {mean_ap:.3f}, R1 {rank1:.3f}")
-    click.echo(f"trained method in {run.best}")
+    click.echo(f"trained method in {place.public}/best")
 
 
 @cli.command()
@@ -133,13 +160,14 @@ def train(method: str, sources: tuple[str, ...], file: Path | None, assignments:
 @click.option("--resume", is_flag=True,
               help="Go on with a study that was interrupted, under the same settings.")  # fmt: skip
 @click.option("--name", help="Name of the study; by default of method and settings.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder of all studies.")  # fmt: skip
+@click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
+              help="Where all studies are kept: a folder, s3://... or gs://...")  # fmt: skip
 def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
          assignments: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
          target: str | None, study_assignments: tuple[str, ...], resume: bool, name: str | None,
-         results: Path) -> None:  # fmt: skip
+         results: str) -> None:  # fmt: skip
     """Search SPACE for METHOD by leave-one-domain-out over the sources."""
+    from rayreid.results import opened
     from rayreid.search_space import is_active, load_space, plain, refuse_set_and_searched
     from rayreid.settings import checked, dotted, parse_assignment
     from rayreid.tune import StudySettings, study
@@ -149,17 +177,22 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     refuse_set_and_searched(searched, dict(map(parse_assignment, assignments)))
     experiment = make_experiment(method, sources, file, assignments, learnt)
     settings = checked(StudySettings, dict(map(parse_assignment, study_assignments)))
-    folder = results / (name or f"study-{method}-{experiment.fingerprint}")
-    best = study(
-        experiment, searched, folder, settings, target=target, resume=resume, tell=click.echo
-    )
+    with opened(results, name or f"study-{method}-{experiment.fingerprint}") as place:
+        best = study(
+            experiment, searched, place.folder, settings, target=target, resume=resume,
+            tell=click.echo,
+        )  # fmt: skip
     values = dotted(best.tree())
     active: dict[str, object] = {}
     for path, parameter in searched.items():
         if is_active(parameter, active):
             active[path] = plain(values[path])
             click.echo(f"best {path} = {active[path]}")
-    click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
+    best_file = f"{place.public}/best.yaml"
+    if "://" in best_file:
+        click.echo(f"best settings in {best_file}")
+    else:
+        click.echo(f"rayreid train {method} --from {best_file}")
 
 
 @cli.command()
@@ -172,20 +205,21 @@ def report(study: Path) -> None:
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to bind; there is no authentication.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
               help="GPUs of a replica; a fraction shares one.")  # fmt: skip
-def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
+def serve(run: str, host: str, port: int, replicas: int, gpus: float) -> None:
     """Serve a trained RUN: POST pairs of images to /v1/match/pairs, receive scores."""
+    from rayreid.results import fetched
     from rayreid.serve import start, stop
     from rayreid.session import session
 
     with session():
-        url = start(run, host=host, port=port, replicas=replicas, gpus=gpus)
+        url = start(fetched(run), host=host, port=port, replicas=replicas, gpus=gpus)
         click.echo(f"serving {run} at {url}; Ctrl-C stops it")
         try:
             while True:
