@@ -32,12 +32,13 @@ def on_a_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
 @on_a_cluster
 @click.option("--name", help="Name of the job, and of its results; by default of the command.")
 @click.option("--env", "references", multiple=True, metavar="NAME[=@FILE]",
-              help="A variable that nodes have, or that a file there holds; repeatable.")  # fmt: skip
+              help="A variable that nodes have, or a file there holds; repeatable.")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Do not follow the job's log.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_context
 def submit(context: click.Context, named: str | None, open_to_all: bool, name: str | None,
-           references: tuple[str, ...], detach: bool, command: tuple[str, ...]) -> None:  # fmt: skip
+           references: tuple[str, ...], detach: bool,
+           command: tuple[str, ...]) -> None:  # fmt: skip
     """Run COMMAND (train, tune, evaluate, benchmark ...) on a cluster, with this working tree.
 
     Ctrl-C ends following, not the job. The same command again goes on where it stopped.

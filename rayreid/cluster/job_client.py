@@ -90,7 +90,7 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]
         return {job.submission_id: job for job in sorted(found, key=lambda job: job.start_time)}
 
     def find(self, text: str) -> JobDetails:
-        """Return the job of a name, or of the beginning of one; `ValueError` where none is meant."""
+        """Return the job of a name, or of the beginning of one; `ValueError` for none."""
         jobs = self.jobs()
         if text in jobs:
             return jobs[text]

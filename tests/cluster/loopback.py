@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,15 +152,11 @@ def _end(folder: Path, begun: list[subprocess.Popen[bytes]]) -> None:
             ours.add(process)
     ours.discard(psutil.Process())
     for process in ours:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            pass
     _, left = psutil.wait_procs(ours, timeout=10)
     for process in left:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     for node in begun:
         node.wait(timeout=30)
