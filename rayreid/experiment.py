@@ -132,8 +132,10 @@ class Experiment(Settings):
         return hashlib.sha256(canonical).hexdigest()[:10]
 
     def save(self, path: Path) -> None:
-        """Write all settings as YAML."""
-        path.write_text(yaml.safe_dump(self.tree(), sort_keys=False))
+        """Write all settings as YAML, whole or not at all."""
+        draft = path.with_suffix(".tmp")
+        draft.write_text(yaml.safe_dump(self.tree(), sort_keys=False))
+        draft.replace(path)
 
 
 def compose(method: str, *layers: Mapping[str, object]) -> Experiment:

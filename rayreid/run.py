@@ -19,6 +19,7 @@ from rayreid.batch import Crops, Domain
 from rayreid.checkpoint import CARD, EXPERIMENT, load_trained, save_trained
 from rayreid.data.loading import decoded
 from rayreid.data.sources import open_source
+from rayreid.data.storage import Storage
 from rayreid.data.synthetic import GENERATOR_VERSION
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.gallery import Target
@@ -42,11 +43,13 @@ class Run:
 
     experiment.yaml (complete), metrics.jsonl (a line an epoch), ranking.json (metrics and
     what they were obtained with), best/ (what evaluate and serve load), and the state to
-    resume from. Raises `ValueError` where the folder belongs to another experiment.
+    resume from. ``storage`` is where the folder is kept, if elsewhere (`rayreid.results`).
+    Raises `ValueError` where the folder belongs to another experiment.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment):
+    def __init__(self, folder: Path, experiment: Experiment, storage: Storage | None = None):
         self.folder = folder.absolute()
+        self.storage = storage or Storage(str(self.folder))
         saved = self.folder / EXPERIMENT
         # A folder with settings alone is of a run that a mistake ended before it began.
         begun = saved.is_file() and any(path != saved for path in self.folder.iterdir())
@@ -266,12 +269,16 @@ def commit() -> str | None:
 
 
 def write_yaml(path: Path, value: object) -> None:
-    """Write YAML in the order given."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    """Write YAML in the order given, whole or not at all."""
+    _write_whole(path, yaml.safe_dump(value, sort_keys=False))
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old or the new file, never half of one."""
+    _write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
+    draft.write_text(text)
     draft.replace(path)

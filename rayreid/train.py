@@ -26,8 +26,10 @@ from ray.train.torch import TorchTrainer
 
 from rayreid.batch import Census, Domain
 from rayreid.checkpoint import build
+from rayreid.data.storage import Storage, is_remote
 from rayreid.experiment import Experiment
 from rayreid.learn import learn
+from rayreid.results import APART
 from rayreid.run import (
     Listener,
     Run,
@@ -87,8 +89,8 @@ def train_on_ray(
                 num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
             run_config=RunConfig(
-                name="ray",
-                storage_path=str(run.folder),
+                name=APART,
+                **_kept_by_ray(run.storage),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
@@ -101,6 +103,14 @@ def train_on_ray(
     with result.checkpoint.as_directory() as state:
         opened = open_sources(run.experiment) if sources is None else sources
         finish(run, Path(state), opened, workers=workers)
+
+
+def _kept_by_ray(storage: Storage) -> dict[str, Any]:
+    """Return where Ray keeps its files of a run, as `RunConfig` takes it."""
+    if not is_remote(storage.address):
+        return {"storage_path": storage.address}
+    system, path = storage.arrow()
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def learn_side_by_side(

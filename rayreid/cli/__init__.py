@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
+if TYPE_CHECKING:
+    from rayreid.experiment import Experiment
+    from rayreid.results import Place
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,22 +81,31 @@ def methods(method: str | None) -> None:
 @click.option("--workers", type=click.IntRange(0, 4096), default=0, show_default=True,
               help="Ray Train workers; 0 = learn in this process, without Ray.")  # fmt: skip
 @click.option("--name", help="Name of the run; by default of method and settings.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder of all runs; one that all nodes share.")  # fmt: skip
+@click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
+              help="Where all runs are kept: a folder, s3://... or gs://...")  # fmt: skip
 def train(method: str, sources: tuple[str, ...], file: Path | None, assignments: tuple[str, ...],
           protocol: str | None, places: tuple[str, ...], workers: int, name: str | None,
-          results: Path) -> None:  # fmt: skip
+          results: str) -> None:  # fmt: skip
     """Train METHOD; the same command again goes on where it was interrupted."""
-    from rayreid.run import Run, learn_here, open_sources
+    from rayreid.results import opened
 
     learnt = chosen_round(protocol, places, "sources")
     experiment = make_experiment(method, sources, file, assignments, learnt)
-    run = Run(results / (name or f"{method}-{experiment.fingerprint}"), experiment)
+    with opened(results, name or f"{method}-{experiment.fingerprint}") as place:
+        train_in(place, experiment, workers)
+
+
+def train_in(place: "Place", experiment: "Experiment", workers: int) -> None:
+    """Train in an opened place, telling each epoch."""
+    from rayreid.run import Run, learn_here, open_sources
+
+    run = Run(place.folder, experiment, place.storage)
     if run.finished:
-        click.echo(f"{run.folder} is finished; remove it, or give another --name, to train again")
+        click.echo(f"{place.public} is finished; remove it, or give another --name, to train again")
         return
     epochs = experiment.epochs
-    click.echo(f"training {method} on {', '.join(experiment.sources)} into {run.folder}")
+    names = ", ".join(experiment.sources)
+    click.echo(f"training {experiment.method} on {names} into {place.public}")
 
     def listen(metrics: Any) -> None:
         losses = ", ".join(
@@ -119,7 +131,7 @@ def train(method: str, sources: tuple[str, ...], file: Path | None, assignments:
         if figures:
             mean_ap, rank1 = figures["mAP"], figures["rank1"]
             click.echo(f"new people of {domain}: mAP {mean_ap:.3f}, R1 {rank1:.3f}")
-    click.echo(f"trained method in {run.best}")
+    click.echo(f"trained method in {place.public}/best")
 
 
 @cli.command()
@@ -158,20 +170,21 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to bind; there is no authentication.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
               help="GPUs of a replica; a fraction shares one.")  # fmt: skip
-def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
+def serve(run: str, host: str, port: int, replicas: int, gpus: float) -> None:
     """Serve a trained RUN: POST pairs of images to /v1/match/pairs, receive scores."""
+    from rayreid.results import fetched
     from rayreid.serve import start, stop
     from rayreid.session import session
 
     with session():
-        url = start(run, host=host, port=port, replicas=replicas, gpus=gpus)
+        url = start(fetched(run), host=host, port=port, replicas=replicas, gpus=gpus)
         click.echo(f"serving {run} at {url}; Ctrl-C stops it")
         try:
             while True:
