@@ -213,7 +213,10 @@ def _follow(client: "JobClient", job: str) -> None:
     finally:
         line.clear()
     if ended.status != "SUCCEEDED":
-        _say(f"{job} {ended.status.lower()}: {' '.join((ended.message or '').split())}")
+        # What Ray says of an exit code repeats the log, which was just shown.
+        code = ended.driver_exit_code
+        why = f"exit code {code}" if code else " ".join((ended.message or "").split())
+        _say(f"{job} {ended.status.lower()}: {why}")
         sys.exit(1)
     _say(f"{job} succeeded; {client.again('fetch', job)} brings its results")
 
@@ -230,9 +233,9 @@ class _Line:
         if sys.stderr.isatty():
             click.echo(f"\r\033[K{text}", nl=False, err=True)
             self.shown = True
-        elif (state := text.split()[:2]) != self.state:
-            if len(state) == 2 and not state[0][0].isdigit():
-                _say(" ".join(state))
+        elif (state := text.split(",")[0].split()[:2]) != self.state:
+            if state[1:] in (["pending"], ["running"], ["answer"]):
+                _say(text.split(",")[0])
             self.state = state
 
     def clear(self) -> None:

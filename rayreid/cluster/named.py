@@ -77,6 +77,11 @@ def load_clusters(path: Path | None = None) -> Clusters:
     if not isinstance(tree, dict):
         raise ValueError(f"{file} names no clusters; write clusters: {{NAME: {{address: ...}}}}")
     try:
+        # One by one: a misspelt setting of a cluster is then told the near one.
+        each = tree.get("clusters")
+        for name, settings in each.items() if isinstance(each, dict) else ():
+            if isinstance(settings, dict):
+                checked(Cluster, settings, below=f"clusters.{name}")
         found = checked(Clusters, tree)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
