@@ -111,8 +111,19 @@ def test_a_mistake_is_told_here_before_anything_is_sent(said: str) -> None:
         prepared(*MISTAKES[said])
 
 
+def test_what_knows_no_stores_is_not_sent_to_one() -> None:
+    @click.command()
+    @click.option("--results", type=click.Path(path_type=Path), default=Path("results"))
+    def train(results: Path) -> None:
+        raise AssertionError(results)
+
+    root = click.Group(commands={"train": train})
+    with pytest.raises(ValueError, match="train keeps its results in folders alone"):
+        prepare(root, ["train"], LAB, None, [])
+
+
 def test_results_that_would_be_lost_are_refused() -> None:
-    with pytest.raises(ValueError, match="where do the results go.*own folder is removed"):
+    with pytest.raises(ValueError, match=r"where do the results go.*own folder is removed"):
         prepared(*TRAIN, cluster=BARE)
     with pytest.raises(ValueError, match="is no name of a job"):
         prepared(*TRAIN, name="a/b")

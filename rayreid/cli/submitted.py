@@ -57,6 +57,11 @@ def prepare(
                 "s3://bucket/prefix or a folder that all nodes share, or give the cluster results"
             )
         place = shared_results(place)
+        if is_remote(place) and _takes_folders_alone(context, "results"):
+            raise ValueError(
+                f"{arguments[0]} keeps its results in folders alone; add --results with one that "
+                "all nodes share"
+            )
         if not _given(context, "results"):
             words += ["--results", place]
         if not said.get("name"):
@@ -94,6 +99,11 @@ def _parsed(root: click.Group, arguments: Sequence[str]) -> click.Context:
 
 def _given(context: click.Context, parameter: str) -> bool:
     return context.get_parameter_source(parameter) == ParameterSource.COMMANDLINE
+
+
+def _takes_folders_alone(context: click.Context, parameter: str) -> bool:
+    types = {option.name: option.type for option in context.command.params}
+    return isinstance(types[parameter], click.Path)
 
 
 def _files_named(values: Iterable[Any]) -> Iterator[str]:

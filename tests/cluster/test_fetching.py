@@ -53,7 +53,7 @@ def test_what_cannot_be_fetched_is_told(object_store: ObjectStore, tmp_path: Pat
         fetch(job("/nowhere/results/run"), tmp_path, lambda _: None)
     with pytest.raises(ValueError, match="has left nothing but its log: rayreid logs train-1"):
         fetch(job(""), tmp_path, lambda _: None)
-    with pytest.raises(FileNotFoundError, match="there is nothing at s3://.* yet; train-1 is run"):
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at s3://.* yet; train-1 is run"):
         fetch(job(object_store.address("none/yet"), "RUNNING"), tmp_path, lambda _: None)
 
 

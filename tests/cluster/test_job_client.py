@@ -25,7 +25,7 @@ def answering(answers: dict[str, tuple[int, object]]) -> Iterator[tuple[str, Hea
     heard: Heard = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             heard.append((self.path, self.headers.get("Authorization")))
             code, body = answers.get(self.path, (404, "nothing here"))
             text = body if isinstance(body, str) else json.dumps(body)
@@ -111,7 +111,7 @@ def test_no_token_is_sent_to_who_does_not_ask_or_where_there_is_none(token_file:
     with answering({**ray("2.60.0"), **disabled}) as (address, heard):
         cluster = Cluster(address=address, token_file=token_file)
         with pytest.raises(
-            PermissionError, match="runs code for whoever reaches it.*say --without"
+            PermissionError, match=r"runs code for whoever reaches it.*say --without"
         ):
             JobClient("lab", cluster)
         JobClient("lab", cluster, without_authentication=True)

@@ -40,10 +40,10 @@ def test_an_unknown_name_is_told_the_near_one() -> None:
         choose("lap", load_clusters())
     with pytest.raises(ValueError, match="none is named at all; write it into"):
         choose("lap", Clusters())
-    with pytest.raises(ValueError, match="which cluster.*--cluster with its address"):
+    with pytest.raises(ValueError, match=r"which cluster.*--cluster with its address"):
         choose(None, Clusters())
     two = Clusters(clusters=load_clusters().clusters)
-    with pytest.raises(ValueError, match="which cluster.*one of lab, kube"):
+    with pytest.raises(ValueError, match=r"which cluster.*one of lab, kube"):
         choose(None, two)
 
 
