@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from rayreid.batch import Crops, Domain
-from rayreid.checkpoint import CARD, EXPERIMENT, load_trained, save_trained
+from rayreid.checkpoint import CARD, EXPERIMENT, load_trained
 from rayreid.data.loading import decoded
 from rayreid.data.sources import open_source
 from rayreid.data.storage import Storage
@@ -24,13 +24,13 @@ from rayreid.data.synthetic import GENERATOR_VERSION
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.gallery import Target
 from rayreid.learn import learn
-from rayreid.learner import Learner
 from rayreid.method import Method
 from rayreid.ranking.summary import figures
+from rayreid.states import METRICS, Row, keep_state, newest_whole, rows_of, told_if_full
 
 log = logging.getLogger(__name__)
 
-METRICS, RANKING = "metrics.jsonl", "ranking.json"
+RANKING = "ranking.json"
 PACKAGES = ("rayreid", "torch", "timm", "numpy", "pillow", "ray", "optuna")
 """Packages whose versions are recorded with a result."""
 
@@ -81,14 +81,27 @@ class Run:
         with path.open("a") as lines:
             lines.write("\n" * torn + json.dumps(dict(metrics)) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the metrics an epoch; of an epoch that was repeated after a loss, the last."""
+    def recall(self, rows: Sequence[Row]) -> None:
+        """Add the metrics that a state brought along, but for those that are here already.
+
+        Whoever was killed between keeping a state and logging its epoch has not logged it.
+        """
+        here = {row["epoch"]: row for row in self.metrics()}
+        for row in rows:
+            if here.get(row["epoch"]) != row:
+                self.log(row)
+
+    def metrics(self, before: int | None = None) -> list[dict[str, Any]]:
+        """Return the metrics an epoch; of an epoch that was repeated after a loss, the last.
+
+        ``before`` leaves an epoch and those after it out.
+        """
         path = self.folder / METRICS
         lines = path.read_text().splitlines() if path.is_file() else []
         # No line but a torn one lacks its closing brace.
         whole = [json.loads(line) for line in lines if line.endswith("}")]
         by_epoch = {row["epoch"]: row for row in whole}
-        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+        return [by_epoch[e] for e in sorted(by_epoch) if before is None or e < before]
 
     def ranking(self) -> dict[str, Any]:
         """Return ranking.json: metrics, and what they were obtained with."""
@@ -131,33 +144,19 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
         return
     run.experiment.refuse_unless_adapting(bool(run.experiment.target))
     states = run.folder / "states"
-    last = max(states.glob("epoch_*"), default=None)
+    last = newest_whole(states)
+    if last:
+        run.recall(rows_of(last))
     target = open_unlabelled(run.experiment)
     for epoch in learn(run.experiment, sources, target=target, state=last, device=best_device()):
-        last = _keep(epoch.learner, states)
-        run.log(epoch.metrics())
-        listen(epoch.metrics())
+        row = epoch.metrics() | {"workers": 0}
+        with told_if_full(run.folder):
+            last = keep_state(epoch.learner, states, [*run.metrics(before=epoch.number), row])
+            run.log(row)
+        listen(row)
     assert last is not None
-    finish(run, last, sources, workers=0)
-
-
-def save_epoch(learner: Learner, folder: Path) -> None:
-    """Write the state to resume from, and beside it the method as it would be served."""
-    learner.save(folder)
-    weights = learner.averaged.state_dict()
-    save_trained(folder / "trained", learner.experiment, learner.census, weights)
-
-
-def _keep(learner: Learner, states: Path) -> Path:
-    """Save the newest state, whole or not at all, then drop the older ones."""
-    folder, draft = states / f"epoch_{learner.epoch:05d}", states / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    save_epoch(learner, draft)
-    older = list(states.glob("epoch_*"))
-    draft.rename(folder)
-    for state in older:
-        shutil.rmtree(state)
-    return folder
+    with told_if_full(run.folder):
+        finish(run, last, sources, workers=0)
 
 
 def finish(run: Run, state: Path, sources: Sequence[Domain], **entries: object) -> None:

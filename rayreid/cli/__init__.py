@@ -10,13 +10,14 @@ import click
 from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.cluster import clusters, fetch, jobs, logs, stop, submit
 from rayreid.cli.datasets import data
-from rayreid.cli.options import chosen_round, make_experiment, settings_options
+from rayreid.cli.options import Workers, chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
 if TYPE_CHECKING:
     from rayreid.experiment import Experiment
     from rayreid.results import Place
+    from rayreid.train import Placement
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -78,24 +79,38 @@ def methods(method: str | None) -> None:
 @cli.command()
 @click.argument("method")
 @settings_options
-@click.option("--workers", type=click.IntRange(0, 4096), default=0, show_default=True,
-              help="Ray Train workers; 0 = learn in this process, without Ray.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=Workers(),
+    default="0",
+    show_default=True,
+    metavar="N|MIN-MAX",
+    help="Ray Train workers, e.g. 2, or 2-4 as there is room; 0 = this process, no Ray.",
+)
+@click.option("--placement", type=click.Choice(["pack", "spread", "strict_spread"]),
+              default="pack", show_default=True,
+              help="Workers on few nodes, on many, or on a node each.")  # fmt: skip
 @click.option("--name", help="Name of the run; by default of method and settings.")
 @click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
               help="Where all runs are kept: a folder, s3://... or gs://...")  # fmt: skip
 def train(method: str, sources: tuple[str, ...], file: Path | None, assignments: tuple[str, ...],
-          protocol: str | None, places: tuple[str, ...], workers: int, name: str | None,
-          results: str) -> None:  # fmt: skip
+          protocol: str | None, places: tuple[str, ...], workers: "int | tuple[int, int]",
+          placement: "Placement", name: str | None, results: str) -> None:  # fmt: skip
     """Train METHOD; the same command again goes on where it was interrupted."""
     from rayreid.results import opened
 
     learnt = chosen_round(protocol, places, "sources")
     experiment = make_experiment(method, sources, file, assignments, learnt)
     with opened(results, name or f"{method}-{experiment.fingerprint}") as place:
-        train_in(place, experiment, workers)
+        train_in(place, experiment, workers, placement)
 
 
-def train_in(place: "Place", experiment: "Experiment", workers: int) -> None:
+def train_in(
+    place: "Place",
+    experiment: "Experiment",
+    workers: "int | tuple[int, int]",
+    placement: "Placement",
+) -> None:
     """Train in an opened place, telling each epoch."""
     from rayreid.run import Run, learn_here, open_sources
 
@@ -124,7 +139,7 @@ def train_in(place: "Place", experiment: "Experiment", workers: int) -> None:
     if workers:
         from rayreid.train import train_on_ray
 
-        train_on_ray(run, workers, listen)
+        train_on_ray(run, workers, listen, placement=placement)
     else:
         learn_here(run, open_sources(experiment), listen)
     for domain, figures in run.ranking()["seen"].items():

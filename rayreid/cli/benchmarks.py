@@ -100,6 +100,19 @@ def training_benchmark(only: tuple[str, ...], compiled: bool, rounds: int, to: P
     click.echo(training(to, tell, only=only, compiled=compiled, rounds=rounds))
 
 
+@benchmark.command("scaling")
+@click.option("--trunk", default="resnet18", show_default=True, help="A trunk of timm's.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/scaling"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def scaling_benchmark(trunk: str, rounds: int, to: Path) -> None:
+    """Measure images a second of one worker and of two, and what exchanging gradients takes."""
+    from rayreid.benchmark.scaling import scaling
+
+    tell = lambda line: click.echo(line, err=True)  # noqa: E731
+    click.echo(scaling(to, tell, trunk=trunk, rounds=rounds))
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",
