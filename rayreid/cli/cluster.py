@@ -72,18 +72,18 @@ def submit(context: click.Context, named: str | None, open_to_all: bool, name: s
 def jobs(named: str | None, open_to_all: bool) -> None:
     """List the jobs of a cluster, the latest first."""
     from rayreid.cluster.following import progress
-    from rayreid.cluster.submission import SUBMITTED_BY, results_of
+    from rayreid.cluster.job import SUBMITTED_BY
     from rayreid.data.storage import without_options
 
     client = connected(named, open_to_all)
     found = client.jobs()
     others = 0
     for job in reversed(found.values()):
-        if SUBMITTED_BY not in (job.metadata or {}):
+        if SUBMITTED_BY not in job.metadata:
             others += 1
             continue
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
-        click.echo(f"{began}  {progress(job)}  {without_options(results_of(job) or '-')}")
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.began or 0))
+        click.echo(f"{began}  {progress(job)}  {without_options(job.results or '-')}")
     if others:
         _say(f"and {others} that rayreid did not submit")
     elif not found:
@@ -99,9 +99,9 @@ def logs(job: str, follow: bool, named: str | None, open_to_all: bool) -> None:
     client = connected(named, open_to_all)
     found = client.find(job)
     if follow:
-        _follow(client, found.submission_id)
+        _follow(client, found.name)
     else:
-        click.echo(client.get_job_logs(found.submission_id), nl=False)
+        click.echo(client.get_job_logs(found.name), nl=False)
 
 
 @click.command()
@@ -109,19 +109,16 @@ def logs(job: str, follow: bool, named: str | None, open_to_all: bool) -> None:
 @on_a_cluster
 def stop(job: str, named: str | None, open_to_all: bool) -> None:
     """Stop JOB; the same command submitted again goes on where it stopped."""
-    from rayreid.cluster.job_client import RUNNING
-
     client = connected(named, open_to_all)
     found = client.find(job)
-    name = found.submission_id
-    if found.status not in RUNNING:
-        _say(f"{name} has {found.status.lower()} already")
+    if not found.goes_on:
+        _say(f"{found.name} has {found.state} already")
         return
-    with client.told(f"stop {name}"):
-        client.stop_job(name)
-    while (found := client.get_job_info(name)).status in RUNNING:
+    with client.told(f"stop {found.name}"):
+        client.stop_job(found.name)
+    while (found := client.job(found.name)).goes_on:
         time.sleep(0.5)
-    _say(f"{name} {found.status.lower()}")
+    _say(f"{found.name} {found.state}")
 
 
 @click.command()
@@ -133,7 +130,6 @@ def stop(job: str, named: str | None, open_to_all: bool) -> None:
 def fetch(job: str, to: Path, everything: bool, named: str | None, open_to_all: bool) -> None:
     """Copy the results of JOB out of the store that they went to."""
     from rayreid.cluster.fetching import fetch as copy
-    from rayreid.cluster.job_client import RUNNING
 
     client = connected(named, open_to_all)
     found = client.find(job)
@@ -148,8 +144,8 @@ def fetch(job: str, to: Path, everything: bool, named: str | None, open_to_all: 
         folder = copy(found, to, tell, everything=everything)
     finally:
         line.clear()
-    if found.status in RUNNING:
-        _say(f"{found.submission_id} goes on; this is what it has left so far")
+    if found.goes_on:
+        _say(f"{found.name} goes on; this is what it has left so far")
     click.echo(f"{had / 2**20:.1f} MiB in {folder}")
 
 
@@ -212,11 +208,10 @@ def _follow(client: "JobClient", job: str) -> None:
         sys.exit(130)
     finally:
         line.clear()
-    if ended.status != "SUCCEEDED":
+    if ended.state != "succeeded":
         # What Ray says of an exit code repeats the log, which was just shown.
-        code = ended.driver_exit_code
-        why = f"exit code {code}" if code else " ".join((ended.message or "").split())
-        _say(f"{job} {ended.status.lower()}: {why}")
+        why = f"exit code {ended.exit_code}" if ended.exit_code else ended.message
+        _say(f"{job} {ended.state}: {' '.join(why.split())}")
         sys.exit(1)
     _say(f"{job} succeeded; {client.again('fetch', job)} brings its results")
 

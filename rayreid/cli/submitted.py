@@ -41,7 +41,7 @@ def prepare(
     context = _parsed(root, arguments)
     said = context.params
     words = list(arguments)
-    kind = [arguments[0], *([context.info_name] if context.info_name != arguments[0] else [])]
+    kind = list(dict.fromkeys([arguments[0], context.info_name or ""]))
     # A cluster's own variables, unless the command line says otherwise of the same ones.
     merged = {
         reference.name: reference for reference in map(Reference.parse, (*cluster.env, *references))

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from rayreid.cluster.job_client import JobDetails
-from rayreid.cluster.submission import results_of
+from rayreid.cluster.job import Job
 from rayreid.data.storage import Storage, is_remote, last_part
 
 RAYS_OWN = "ray"
 """Folder of a run or a study that serves to go on with it, and stays where it is."""
 
 
-def fetch(
-    job: JobDetails, to: Path, tell: Callable[[int], None], *, everything: bool = False
-) -> Path:
+def fetch(job: Job, to: Path, tell: Callable[[int], None], *, everything: bool = False) -> Path:
     """Copy what a job left into a folder below ``to``, and return that.
 
     Without what only serves to go on (``everything`` takes that too). ``tell`` is told the bytes
@@ -22,7 +19,7 @@ def fetch(
     Raises `ValueError` for a job without results, `FileNotFoundError` where there are none yet
     or this machine does not see them.
     """
-    name, place = job.submission_id, results_of(job)
+    name, place = job.name, job.results
     if place is None:
         raise ValueError(f"{name} has left nothing but its log: rayreid logs {name}")
     if not is_remote(place) and not Path(place).is_dir():
@@ -37,9 +34,7 @@ def fetch(
         if everything or PurePosixPath(file).parts[0] != RAYS_OWN
     }
     if not files:
-        raise FileNotFoundError(
-            f"there is nothing at {storage.public} yet; {name} is {job.status.lower()}"
-        )
+        raise FileNotFoundError(f"there is nothing at {storage.public} yet; {name} is {job.state}")
     folder = to / last_part(place)
     for file, size in sorted(files.items()):
         path = folder / _inside(file)

@@ -9,7 +9,8 @@ import re
 import time
 from collections.abc import Callable
 
-from rayreid.cluster.job_client import RUNNING, JobClient, JobDetails
+from rayreid.cluster.job import Job
+from rayreid.cluster.job_client import JobClient
 
 PATIENCE_SECONDS = 600
 """How long a cluster may be out of reach before following it ends."""
@@ -23,7 +24,7 @@ def follow(
     state: Callable[[str], None],
     *,
     patience: float = PATIENCE_SECONDS,
-) -> JobDetails:
+) -> Job:
     """Tell a job's log as it grows, and its state after each look, until it ends; return it.
 
     Raises `ConnectionError` where the cluster is out of reach for longer than ``patience``
@@ -34,7 +35,7 @@ def follow(
         began = time.monotonic()
         try:
             # The state before the log, so that the log of a job that ended is whole.
-            job = client.get_job_info(name)
+            job = client.job(name)
             log = client.get_job_logs(name)
         except ConnectionError as error:
             lost = lost or began
@@ -47,7 +48,7 @@ def follow(
             time.sleep(2 * LOOK_SECONDS)
             continue
         lost = 0.0
-        over = job.status not in RUNNING
+        over = not job.goes_on
         ready = len(log) if over else log.rfind("\n") + 1
         if ready > told:
             tell(log[told:ready])
@@ -58,13 +59,13 @@ def follow(
         time.sleep(max(LOOK_SECONDS, 4 * (time.monotonic() - began)))
 
 
-def progress(job: JobDetails, log: str = "") -> str:
+def progress(job: Job, log: str = "") -> str:
     """Return a line on how far a job is: its state, for how long, and the last i/n of its log."""
-    ended = job.end_time or time.time() * 1000
-    since = _clock(max(0.0, ended - job.start_time) / 1000) if job.start_time else "0:00:00"
+    until = job.ended or time.time()
+    since = _clock(max(0.0, until - (job.began or until)))
     steps = re.findall(r"\b(\w+) (\d+)/(\d+)", log[-10_000:])
     far = f", {steps[-1][0]} {steps[-1][1]} of {steps[-1][2]}" if steps else ""
-    return f"{job.submission_id} {job.status.lower()} {since}{far}"
+    return f"{job.name} {job.state} {since}{far}"
 
 
 def _clock(seconds: float) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from rayreid.cluster.job import Job
 from rayreid.cluster.named import Cluster
 from rayreid.cluster.token import Token, find_token
 from rayreid.settings import FailureError, unknown
@@ -26,13 +27,10 @@ RAY_NEEDED = (2, 60)
 """The first Ray that rayreid runs on."""
 CONNECT_SECONDS, SILENT_SECONDS = 5, 60
 """How long a connection may take to open, and an answer to come."""
-RUNNING = ("PENDING", "RUNNING")
-"""States of a job that goes on."""
-
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
-class JobClient(JobSubmissionClient):  # type: ignore[misc]
+class JobClient(JobSubmissionClient):
     """A cluster's jobs.
 
     Made, it has found a cluster that answers, asks for a token (or was accepted without) and
@@ -84,12 +82,16 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]
         near = parts.hostname in ("localhost", "127.0.0.1", "::1")
         return self.token is not None and parts.scheme == "http" and not near
 
-    def jobs(self) -> dict[str, JobDetails]:
+    def jobs(self) -> dict[str, Job]:
         """Return the jobs that were submitted to the cluster, the latest last."""
-        found = [job for job in self.list_jobs() if job.submission_id]
-        return {job.submission_id: job for job in sorted(found, key=lambda job: job.start_time)}
+        found = [_told(details) for details in self.list_jobs() if details.submission_id]
+        return {job.name: job for job in sorted(found, key=lambda job: job.began or 0.0)}
 
-    def find(self, text: str) -> JobDetails:
+    def job(self, name: str) -> Job:
+        """Return the job of a name that is one."""
+        return _told(self.get_job_info(name))
+
+    def find(self, text: str) -> Job:
         """Return the job of a name, or of the beginning of one; `ValueError` for none."""
         jobs = self.jobs()
         if text in jobs:
@@ -103,12 +105,12 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]
             raise ValueError(f"there is no job {text!r} on {self.name}, nor any other")
         raise unknown(f"job on {self.name}", text, list(jobs)[-20:])
 
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+    def _do_request(self, verb: str, endpoint: str, **options: Any) -> Any:
         """Ask the cluster, as all of Ray's methods do; a failure is a sentence."""
         where = self.cluster.address
         try:
             answer = super()._do_request(
-                method, endpoint, timeout=(CONNECT_SECONDS, SILENT_SECONDS),
+                verb, endpoint, timeout=(CONNECT_SECONDS, SILENT_SECONDS),
                 allow_redirects=False, **options,
             )  # fmt: skip
         except AuthenticationError as error:
@@ -124,7 +126,7 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]
         if 300 <= answer.status_code < 400:
             place = answer.headers.get("Location", "elsewhere")
             raise ConnectionError(f"{where} sends one on to {place}; give that address, if it is")
-        if method == "GET" and answer.status_code >= 500:
+        if verb == "GET" and answer.status_code >= 500:
             raise ConnectionError(
                 f"the cluster at {where} cannot answer just now ({answer.status_code} for "
                 f"{endpoint}); a node may be down"
@@ -139,6 +141,19 @@ class JobClient(JobSubmissionClient):  # type: ignore[misc]
         except RuntimeError as error:
             said = [line for line in str(error).splitlines() if line.strip(" .")]
             raise FailureError(f"{self.name} cannot {what}: {said[-1].strip()}") from None
+
+
+def _told(details: JobDetails) -> Job:
+    began, ended = ((at or 0) / 1000 or None for at in (details.start_time, details.end_time))
+    return Job(
+        details.submission_id or "",
+        details.status.lower(),
+        details.metadata or {},
+        began,
+        ended,
+        details.message or "",
+        details.driver_exit_code,
+    )
 
 
 def _authentication(address: str) -> str:

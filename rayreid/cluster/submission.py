@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayreid.cluster.arrival import REFERENCES, VERSION
-from rayreid.cluster.job_client import RUNNING, JobClient, JobDetails
+from rayreid.cluster.job import NAME, RESULTS, SUBMITTED_BY
+from rayreid.cluster.job_client import JobClient
 from rayreid.cluster.package import ARRIVAL, Package
 from rayreid.cluster.reference import Reference, refuse_secrets
 from rayreid.data.storage import without_options
-
-NAME, RESULTS, SUBMITTED_BY = "rayreid.name", "rayreid.results", "rayreid.version"
-"""What a job's metadata say of it, beside Ray's own."""
 
 GOES_ON = ("--resume",)
 """Arguments that continue what the same command without them began."""
@@ -75,10 +73,10 @@ def submit(client: JobClient, submission: Submission, package: Package) -> str:
     """
     earlier = [j for j in client.jobs().values() if j.metadata.get(NAME) == submission.name]
     for job in earlier:
-        if job.status in RUNNING:
+        if job.goes_on:
             raise ValueError(
-                f"{job.submission_id} is {job.status.lower()} on {client.name} already; follow it "
-                f"with {client.again('logs', job.submission_id, '--follow')}, stop it, or give "
+                f"{job.name} is {job.state} on {client.name} already; follow it "
+                f"with {client.again('logs', job.name, '--follow')}, stop it, or give "
                 "another --name"
             )
     attempt = len(earlier) + 1
@@ -105,8 +103,3 @@ def submit(client: JobClient, submission: Submission, package: Package) -> str:
                 },
             )
     return job_name
-
-
-def results_of(job: JobDetails) -> str | None:
-    """Return where a job's results are, as it was submitted."""
-    return (job.metadata or {}).get(RESULTS) or None

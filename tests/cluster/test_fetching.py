@@ -3,19 +3,15 @@
 from pathlib import Path
 
 import pytest
-from ray.job_submission import JobDetails
 
 from rayreid.cluster.fetching import _inside, fetch
-from rayreid.cluster.submission import RESULTS
+from rayreid.cluster.job import RESULTS, Job
 from rayreid.data.storage import Storage
 from tests.store import ObjectStore
 
 
-def job(results: str, status: str = "SUCCEEDED") -> JobDetails:
-    return JobDetails(
-        type="SUBMISSION", submission_id="train-1", status=status, entrypoint="",
-        metadata={RESULTS: results},
-    )  # fmt: skip
+def job(results: str, state: str = "succeeded") -> Job:
+    return Job("train-1", state, {RESULTS: results})
 
 
 LEFT = {"experiment.yaml": b"a: 1", "best/weights.safetensors": b"w" * 5000, "ray/state": b"s"}
@@ -54,7 +50,7 @@ def test_what_cannot_be_fetched_is_told(object_store: ObjectStore, tmp_path: Pat
     with pytest.raises(ValueError, match="has left nothing but its log: rayreid logs train-1"):
         fetch(job(""), tmp_path, lambda _: None)
     with pytest.raises(FileNotFoundError, match=r"there is nothing at s3://.* yet; train-1 is run"):
-        fetch(job(object_store.address("none/yet"), "RUNNING"), tmp_path, lambda _: None)
+        fetch(job(object_store.address("none/yet"), "running"), tmp_path, lambda _: None)
 
 
 def test_no_name_in_a_store_leads_out_of_the_folder() -> None:
