@@ -154,7 +154,7 @@ def _end(folder: Path, begun: list[subprocess.Popen[bytes]]) -> None:
     for process in ours:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, left = psutil.wait_procs(ours, timeout=10)
+    _, left = psutil.wait_procs(ours, timeout=3)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -39,7 +39,7 @@ def answering(answers: dict[str, tuple[int, object]]) -> Iterator[tuple[str, Hea
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", heard
     finally:
