@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -259,9 +260,11 @@ def commit() -> str | None:
     try:
         # An environment may lie inside a checkout of something else.
         ours = git("ls-files", "--error-unmatch", this.name)
-        return (git("describe", "--always", "--dirty", "--abbrev=12") or None) if ours else None
+        found = git("describe", "--always", "--dirty", "--abbrev=12") if ours else ""
     except OSError:
-        return None
+        found = ""
+    # Code that was submitted to a cluster is told what it was taken from.
+    return found or os.environ.get("RAYREID_COMMIT")
 
 
 def write_yaml(path: Path, value: object) -> None:

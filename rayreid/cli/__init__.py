@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
+from rayreid.cli.cluster import clusters, fetch, jobs, logs, stop, submit
 from rayreid.cli.datasets import data
 from rayreid.cli.options import Workers, chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
@@ -230,6 +231,8 @@ def serve(run: str, host: str, port: int, replicas: int, gpus: float) -> None:
             stop()
 
 
+for verb in (submit, jobs, logs, stop, fetch, clusters):
+    cli.add_command(verb)
 cli.add_command(benchmark)
 cli.add_command(data)
 cli.add_command(evaluate)
