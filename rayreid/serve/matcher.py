@@ -25,10 +25,8 @@ class Matcher:
     def __init__(self, run: Path, served: Served, sharing: int, cuda: bool):
         started = time.perf_counter()
         trained = load(run, served)
-        # One core is left for Serve's proxy and the decoding: threads that wait for a core hold up
-        # all others at every step.
-        threads = max(1, (len(os.sched_getaffinity(0)) - 1) // sharing)
-        self.hosted = Hosted(served, trained, cuda=cuda, threads=threads)
+        lanes = 1 if cuda else max(1, len(os.sched_getaffinity(0)) // sharing)
+        self.hosted = Hosted(served, trained, cuda=cuda, lanes=lanes)
         self.hosted.load_seconds = time.perf_counter() - started
 
     async def embed(self, work: Work) -> Embedded | Refused:
