@@ -9,6 +9,7 @@ import click
 
 from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.datasets import data
+from rayreid.cli.matching import match
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 from rayreid.cli.serving import serve
@@ -160,5 +161,6 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 cli.add_command(benchmark)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(match)
 cli.add_command(protocols)
 cli.add_command(serve)

@@ -24,6 +24,9 @@ from rayreid.settings import checked
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
 
+FLOOD = 1024
+"""Requests beyond which the HTTP side is not even asked to refuse."""
+
 _PROMPT = serve.deployment(
     max_constructor_retry_count=1,
     graceful_shutdown_wait_loop_s=0.2,
@@ -69,8 +72,8 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
         # It bounds its requests itself; this is for a flood that it could not even refuse.
-        max_ongoing_requests=4 * (limits.admitted + limits.waiting),
-        max_queued_requests=limits.waiting,
+        max_ongoing_requests=FLOOD,
+        max_queued_requests=FLOOD,
         backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
     )
     return ingress.bind(settings, served, models)

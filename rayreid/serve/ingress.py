@@ -139,4 +139,9 @@ class Ingress:
         """Return the HTTP interface; Serve calls this in the replica."""
         metrics = Metrics()
         deployed = Deployed(self.served, self.models, metrics)
-        return api(Service(deployed, self.settings.limits, metrics=metrics))
+        self.service = Service(deployed, self.settings.limits, metrics=metrics)
+        return api(self.service)
+
+    async def drained(self, seconds: float) -> bool:
+        """Admit no request more, and return whether all that were are answered in time."""
+        return await self.service.places.drained(seconds)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from rayreid.serve.admission import Places
 from rayreid.serve.bodies import SampleBody
 from rayreid.serve.metrics import Metrics
 from rayreid.serve.models import Given, Models, Served
@@ -25,7 +26,7 @@ class Enrolled(Protocol):
         """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Service:
     """What the routes are made of."""
 
@@ -33,3 +34,9 @@ class Service:
     limits: Limits
     enrolled: Enrolled | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    places: Places = field(init=False)
+    """Who is admitted."""
+
+    def __post_init__(self) -> None:
+        """Make the places that the limits allow."""
+        self.places = Places(self.limits)
