@@ -59,7 +59,6 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
     """Return the application: a deployment a model, and the HTTP side."""
-    limits = settings.limits
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(
