@@ -23,6 +23,9 @@ from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, servi
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
 
 
+log = logging.getLogger(__name__)
+
+
 def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no trained run"):
         serve.start(service_of([tmp_path]))
@@ -298,7 +301,7 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_leaves(
     started = time.perf_counter()
     body = in_json([picture(0), picture(1)], [[0, 1]]) | {"model": "spare"}
     answer = client.post(PATH, json=body, timeout=3 * TIMEOUT)
-    print(f"cold start: {time.perf_counter() - started:.1f} s")
+    log.warning("cold start: %.1f s", time.perf_counter() - started)
     assert answer.status_code == 200, answer.text
     wanted = expected(other, [picture(0), picture(1)], [(0, 1)])
     np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)

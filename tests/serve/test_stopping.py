@@ -1,5 +1,6 @@
 """The verb that serves: how it ends, and how it is told to read its runs again."""
 
+import logging
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 from rayreid.checkpoint import load_trained
 from tests.serve.pictures import PATH, TIMEOUT, in_json, picture
 
+log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
@@ -99,7 +101,7 @@ def test_what_is_under_way_is_answered_before_the_end(run: Path, tmp_path: Path,
     assert seen.count(200) > 8
     assert set(seen) <= {200, 503, 404, None}, seen
     assert seen.count(500) == 0
-    print({status: seen.count(status) for status in set(seen)})
+    log.warning("%s: %s", by, {status: seen.count(status) for status in set(seen)})
 
 
 def test_runs_are_read_again(run: Path, other_run: Path, tmp_path: Path) -> None:
