@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import socket
 import threading
 import time
@@ -21,7 +22,6 @@ from rayreid.cli import cli
 from rayreid.client import Client, ServiceError
 from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, service_of
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
-
 
 log = logging.getLogger(__name__)
 
