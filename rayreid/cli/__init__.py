@@ -11,6 +11,7 @@ from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
+from rayreid.cli.tokens import audit, token
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
 
@@ -181,7 +182,9 @@ def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
             stop()
 
 
+cli.add_command(audit)
 cli.add_command(benchmark)
 cli.add_command(data)
 cli.add_command(evaluate)
 cli.add_command(protocols)
+cli.add_command(token)
