@@ -48,7 +48,8 @@ class Load:
 
     def accepted(self) -> Float64[np.ndarray, " a"]:
         """Return the latencies of what was answered 200."""
-        return self.latency[self.status == 200]
+        accepted: Float64[np.ndarray, " a"] = self.latency[self.status == 200]
+        return accepted
 
     def percentiles(self) -> tuple[float, float, float]:
         """Return p50, p95 and p99 of what was answered 200, in seconds; NaN where nothing was."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayreid.guard import tokens as kept
-from rayreid.guard.answers import LATER, Refused, answer, request_id, with_id
+from rayreid.guard.answers import LATER, Refused, answer, request_id
 from rayreid.guard.audit import Audit
 from rayreid.guard.origins import foreign_host, foreign_page
 from rayreid.guard.rates import Rates
@@ -70,8 +70,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         started = time.time()
-        id = request_id(scope["headers"])
-        scope["headers"] = with_id(scope["headers"], id)
+        id = scope.get("state", {}).get("request_id") or request_id(scope["headers"])
         scope["path_params"] = {}
         scope_needed = needed(scope["method"], scope["path"], metrics_open=self.loopback)
         token, refused = self._admit(scope, scope_needed)

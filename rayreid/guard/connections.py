@@ -122,15 +122,26 @@ class Door(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
-        if not self.closed:
-            super().on_message_complete()
+        if self.closed:
+            return
+        if self.cycle.response_complete:
+            self._stop_waiting()
+            self.waiting[self] = None
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request, or for the rest of one that was answered before its end.
+
+        That is read and dropped for a while: closing at once would take the answer along.
+        """
         super().on_response_complete()
-        if not self.transport.is_closing() and self.cycle.response_complete:
+        if self.transport.is_closing() or not self.cycle.response_complete:
+            return
+        self.waiting[self] = None
+        if self.cycle.more_body:
+            self.start_timer = self.loop.call_later(self.settings.header_seconds, self._close)
+        else:
             self.in_start = True
-            self.waiting[self] = None
 
     def pause_writing(self) -> None:
         """Give a client that takes nothing of its answer so long."""

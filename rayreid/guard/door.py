@@ -115,7 +115,7 @@ class _Body:
     async def read(self, scope: Scope) -> Refused | None:
         """Read the body; return why it is refused, or None: it is whole then, or nobody's."""
         most = self.settings.body_bytes
-        too_large = Refused(413, f"the body is larger than {most} bytes", _CLOSE)
+        too_large = Refused(413, f"the body is larger than {most} bytes")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
             return too_large
@@ -137,8 +137,9 @@ class _Body:
                     if self.size > most:
                         return too_large
                     if self.door.held > self.settings.held_bytes:
-                        return Refused(503, "too much is being sent at once; try again later",
-                                       (*LATER, *_CLOSE))  # fmt: skip
+                        return Refused(
+                            503, "too much is being sent at once; try again later", LATER
+                        )  # fmt: skip
                     parts.append(part)
         except TimeoutError:
             seconds = self.settings.body_seconds

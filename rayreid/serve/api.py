@@ -86,7 +86,9 @@ class Failures:
         try:
             await self.app(scope, receive, seen)
         except Exception as error:
-            log.error("%s %s failed: %r", scope.get("method"), scope.get("path"), error)
+            # The route alone: a path may name somebody who will be erased.
+            route = getattr(scope.get("route"), "path", "?")
+            log.error("%s %s failed: %r", scope.get("method"), route, error)
             if not begun:
                 sentence = "the service failed at this request; the reason is in its log"
                 await error_response(scope, 500, sentence)(scope, receive, send)

@@ -12,6 +12,7 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 # isort: split
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
 from rayreid.serve.ingress import Ingress
@@ -24,12 +25,16 @@ from rayreid.settings import checked
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
 
+QUIET = LoggingConfig(enable_access_log=False)
+"""Serve would log every path: what is erased from a gallery would stay in its logs."""
+
 _PROMPT = serve.deployment(
     max_constructor_retry_count=1,
     graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=DRAIN_S,
     # A replacement comes before the old one goes.
     max_surge_percent=1,
+    logging_config=QUIET,
 )
 """Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
 

@@ -73,7 +73,8 @@ class Hosted:
         seconds: dict[str, float] = {}
         embeddings = await self._embeddings(work, seconds)
         device = next(self.method.parameters()).device
-        embeddings += [torch.from_numpy(given).to(device) for given in work.embeddings]
+        # A copy: what came from another process is read-only memory.
+        embeddings += [torch.tensor(given, device=device) for given in work.embeddings]
         started = time.perf_counter()
         scores = await self.comparisons(Comparison(work.keys, embeddings, pairs))
         seconds["score"] = time.perf_counter() - started

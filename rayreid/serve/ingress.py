@@ -20,7 +20,12 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
+from rayreid.guard.access import Guard
+from rayreid.guard.audit import Audit
+from rayreid.guard.origins import is_loopback
+from rayreid.guard.tokens import Tokens
 from rayreid.serve.api import api
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.metrics import Metrics
@@ -139,4 +144,16 @@ class Ingress:
         """Return the HTTP interface; Serve calls this in the replica."""
         metrics = Metrics()
         deployed = Deployed(self.served, self.models, metrics)
-        return api(Service(deployed, self.settings.limits, metrics=metrics))
+        service = Service(deployed, self.settings.limits, metrics=metrics)
+        return api(service, guards=[guard(self.settings)])
+
+
+def guard(settings: ServiceSettings) -> Middleware:
+    """Return what decides who may ask; raises what `Tokens` and `Audit` do."""
+    return Middleware(
+        Guard,
+        tokens=Tokens(settings.tokens) if settings.tokens else None,
+        loopback=is_loopback(settings.host),
+        hosts=settings.hosts,
+        audit=Audit(settings.audit) if settings.audit else None,
+    )
