@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.hostile import Hostile, attacked, attackers
 from rayreid.benchmark.load import Load, arrivals, open_loop
@@ -226,12 +224,3 @@ def faults(to: Path, tell: Tell, *, port: int = 8766) -> str:
     to.mkdir(parents=True, exist_ok=True)
     (to / "faults.md").write_text(page + "\n")
     return page
-
-
-def slope(seconds: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Return the slope of values over time, and half of its 95 % interval."""
-    from scipy.stats import linregress, t
-
-    line = linregress(seconds, values)
-    half = float(t.ppf(0.975, len(values) - 2) * line.stderr)
-    return float(line.slope), half

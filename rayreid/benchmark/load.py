@@ -101,9 +101,11 @@ def open_loop(port: int, requests: Sequence[bytes], due: Float64[np.ndarray, " n
     return asyncio.run(_Generator(port, requests).at_times(due))
 
 
-def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
-    """Let clients ask, each as soon as it has its answer."""
-    return asyncio.run(_Generator(port, requests).by_clients(clients, seconds))
+def closed_loop(
+    port: int, requests: Sequence[bytes], clients: int, seconds: float, most: int = 2**62
+) -> Load:
+    """Let clients ask, each as soon as it has its answer, ``most`` times in all."""
+    return asyncio.run(_Generator(port, requests).by_clients(clients, seconds, most))
 
 
 @dataclass(eq=False)
@@ -124,13 +126,15 @@ class _Generator:
         await asyncio.gather(*tasks)
         return self._load(start, cpu)
 
-    async def by_clients(self, clients: int, seconds: float) -> Load:
+    async def by_clients(self, clients: int, seconds: float, most: int) -> Load:
         start, cpu = time.perf_counter(), time.process_time()
-        numbers = iter(range(2**62))
+        numbers = iter(range(most))
 
         async def client() -> None:
-            while (now := time.perf_counter()) < start + seconds:
-                await self._ask(next(numbers), now)
+            for number in numbers:
+                if (now := time.perf_counter()) >= start + seconds:
+                    break
+                await self._ask(number, now)
 
         await asyncio.gather(*(client() for _ in range(clients)))
         return self._load(start, cpu)

@@ -14,14 +14,14 @@ from rayreid.data.synthetic import draw_domain
 IMAGES, PAIRS = 16, 64
 """Of a request: a few people's crops, half of them matched with the other half."""
 
-PEOPLE, CAMERAS = 128, 4
+PEOPLE, CAMERAS, CROPS = 64, 4, 2
 """512 crops: with twelve requests at a time, no crop is in two of them."""
 
 
 def drawn_crops(height: int, width: int) -> list[bytes]:
     """Return JPEGs of drawn people."""
     drawn = draw_domain(
-        "plaza-noon", train_people=PEOPLE, test_people=1, cameras=CAMERAS, crops=1,
+        "plaza-noon", train_people=PEOPLE, test_people=1, cameras=CAMERAS, crops=CROPS,
         height=height, width=width,
     ).train.images  # fmt: skip
     return [jpeg(image) for image in drawn if isinstance(image, np.ndarray)]
