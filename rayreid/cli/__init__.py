@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
+from rayreid.cli.calibrating import calibrate
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
@@ -182,6 +183,7 @@ def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
 
 
 cli.add_command(benchmark)
+cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
 cli.add_command(protocols)
