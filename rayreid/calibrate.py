@@ -33,7 +33,7 @@ MOST_PAIRS = 1 << 26
 and all of Market-1501."""
 BINS = 80
 
-Numbers = Int64[np.ndarray, " n"]
+Numbers = Int64[np.ndarray, "..."]
 
 
 class CalibrationSettings(Settings):

@@ -173,9 +173,9 @@ def _scores_figure(calibration: Calibration) -> str:
     drawn += _across(shown.edges[0], shown.edges[-1], x, "score")
     drawn += [
         f'<rect class="one" x="{_LEFT}" y="0" width="10" height="10"/>',
-        _text(_LEFT + 16, 10, "pairs of one person", "start"),
+        _text(_LEFT + 16, 10.0, "pairs of one person", "start"),
         f'<rect class="two" x="{_LEFT + 150}" y="0" width="10" height="10"/>',
-        _text(_LEFT + 166, 10, "of two; lines: thresholds by false accept rate", "start"),
+        _text(_LEFT + 166, 10.0, "of two; lines: thresholds by false accept rate", "start"),
     ]
     return _figure(drawn, "Scores of pairs of one person and of two people, with thresholds")
 
@@ -232,7 +232,7 @@ def _search_figure(search: SearchTable) -> str:
     ]
     drawn += [
         _text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, "people enrolled", "middle"),
-        _text(0, 12, "threshold, by false-positive identification rate; dotted: extrapolated",
+        _text(0.0, 12.0, "threshold, by false-positive identification rate; dotted: extrapolated",
               "start"),
         *(_text(_LEFT - 6, y(v) + 4, f"{v:.3g}", "end") for v in (low, high)),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from rayreid.cli.options import counter
 @click.option("--rate", "rates", type=float, multiple=True,
               help="A false accept rate; repeatable.  [default: 0.1 to 0.0001]")  # fmt: skip
 @click.option("--search-rate", "search_rates", type=float, multiple=True,
-              help="A false-positive identification rate; repeatable.  [default: 0.1 to 0.001]")  # fmt: skip
+              help="A rate of false answers to searches.  [default: 0.1 to 0.001]")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=0), default=0, metavar="CROPS",
               help="Of an enrolled person in the galleries to come; 0: as many as here.",
               )  # fmt: skip

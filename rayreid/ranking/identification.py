@@ -22,7 +22,7 @@ MOST_CELLS = 1 << 23
 
 
 def search_table(
-    best: Float32[np.ndarray, "q people"],
+    best: Float32[np.ndarray, "q enrolled"],
     own: Float32[np.ndarray, " q"],
     whose: Int64[np.ndarray, " q"],
     rates: tuple[float, ...],
@@ -37,7 +37,7 @@ def search_table(
     every = max(1, -(-best.size // MOST_CELLS))
     best, own, whose = best[::every], own[::every], whose[::every]
     others = np.isfinite(best).sum(1)
-    people, queries = int(others.min(initial=0)), len(best)
+    people, queries = int(others.min()), len(best)
     if not people:
         return None
     ranked = -np.sort(-best, axis=1)  # of each query, the best first
@@ -81,7 +81,7 @@ def search_table(
 class _Curve:
     """The rate of false identifications by threshold, for galleries of any number of people."""
 
-    def __init__(self, ranked: Float32[np.ndarray, "q people"], others: Int64[np.ndarray, " q"]):
+    def __init__(self, ranked: Float32[np.ndarray, "q enrolled"], others: Int64[np.ndarray, " q"]):
         self.ranked, self.others = ranked, others
         order = np.argsort(-ranked, axis=None, kind="stable")
         order = order[: int(others.sum())]  # the rest is -inf

@@ -12,7 +12,7 @@ What is asked for and cannot be told (`NotEnough`) is a sentence, never a number
 
 from bisect import bisect_left, bisect_right
 from math import ceil
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -95,7 +95,7 @@ class SearchTable(Settings):
     """At or below it lie at most `REJECTED` of the scores of the person that is searched for."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _in_order(self) -> "SearchTable":
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes must ascend, found {self.sizes}")
         if any(len(rate.thresholds) != len(self.sizes) for rate in self.rates):
