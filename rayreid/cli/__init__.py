@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
-from rayreid.cli.calibrating import calibrate
+from rayreid.cli.calibrating import calibrate, explain
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
@@ -162,5 +162,6 @@ cli.add_command(benchmark)
 cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(explain)
 cli.add_command(protocols)
 cli.add_command(serve)

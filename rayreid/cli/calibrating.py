@@ -76,3 +76,39 @@ def calibrate(run: Path, source: str, rates: tuple[float, ...], search_rates: tu
         click.echo(table(search_header(found.search), search_rows(found.search)))
         click.echo(search_note(found.search))
     click.echo(f"\nkept in {path}; see {path.with_name(PAGE)}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), required=True,
+              help="A .png, both crops with what matched; or a .json.")  # fmt: skip
+@click.option("--lines", type=click.IntRange(min=0), default=20, show_default=True,
+              help="Matches that are told.")  # fmt: skip
+def explain(run: Path, first: Path, second: Path, to: Path, lines: int) -> None:
+    """Show which regions of two crops, FIRST the query, made a trained RUN's score."""
+    import numpy as np
+
+    from rayreid.checkpoint import load_trained
+    from rayreid.data.decoding import decode
+    from rayreid.explain import SHOWN_HEIGHT, explain_pair, picture
+    from rayreid.run import best_device
+
+    if to.suffix.lower() not in (".png", ".json"):
+        raise ValueError(f"{to} ends in neither .png or .json; say which of the two you want")
+    trained = load_trained(run)
+    loading = trained.experiment.loading
+    height, width = loading.height, loading.width
+    pair = np.stack([decode(path, height, width) for path in (first, second)])
+    found = explain_pair(trained.method.to(best_device()), pair, lines=lines)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.suffix.lower() == ".json":
+        to.write_text(found.model_dump_json(indent=1) + "\n")
+    else:
+        size = SHOWN_HEIGHT, round(SHOWN_HEIGHT * width / height)
+        picture(found, *(decode(path, *size) for path in (first, second))).save(to)
+    click.echo(f"score {found.score:.4f}: {found.says}")
+    if found.matches:
+        click.echo(f"{len(found.matches)} matches shown, which add {found.matched:.4f}")
+    click.echo(f"see {to}")
