@@ -78,8 +78,7 @@ def pair_rows(calibration: Calibration) -> list[tuple[str, ...]]:
     rows = []
     for one in calibration.pairs:
         if isinstance(one, NotEnough):
-            reason = f"not enough: {one.found:,} of {one.needed:,} impostor pairs"
-            rows.append((f"{one.rate:g}", reason, *[""] * 5))
+            rows.append((f"{one.rate:g}", f"not enough ({one.needed:,})", *[""] * 5))
             continue
         rows.append(
             (

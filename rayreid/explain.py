@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict
 
 from rayreid.data.views import as_images
+from rayreid.explanation import Matches
 from rayreid.method import Method
 
 LINES = 20
@@ -31,7 +32,9 @@ class Match(BaseModel):
     first: Place
     second: Place
     adds: float
-    part: str
+    """To the score, by all parts that matched these two places, in either direction."""
+    parts: tuple[str, ...]
+    """Which parts of the method those are."""
 
 
 class Explained(BaseModel):
@@ -75,19 +78,7 @@ def explain_pair(
     device = next(method.parameters()).device
     found = method.explain(as_images(torch.from_numpy(pair).to(device)))
     rows, columns = found.first.shape
-    matches = []
-    if found.matches is not None:
-        order = found.matches.adds.argsort(descending=True, stable=True)[:lines]
-        for i in order.tolist():
-            adds = float(found.matches.adds[i])
-            if adds <= 0:
-                break
-            places = [
-                divmod(int(side[i]), columns)
-                for side in (found.matches.first, found.matches.second)
-            ]
-            part = found.matches.parts[int(found.matches.part[i])]
-            matches.append(Match(first=places[0], second=places[1], adds=adds, part=part))
+    matches = [] if found.matches is None else _strongest(found.matches, columns, lines)
     return Explained(
         score=found.score,
         says=found.says,
@@ -100,6 +91,31 @@ def explain_pair(
         matches=matches,
         matched=sum(match.adds for match in matches),
     )
+
+
+def _strongest(matches: Matches, columns: int, lines: int) -> list[Match]:
+    """Return the pairs of places that add most, what several parts add to one taken together."""
+    together: dict[tuple[int, int], tuple[float, set[int]]] = {}
+    for first, second, adds, part in zip(
+        matches.first.tolist(),
+        matches.second.tolist(),
+        matches.adds.tolist(),
+        matches.part.tolist(),
+        strict=True,
+    ):
+        before, parts = together.get((first, second), (0.0, set()))
+        together[first, second] = before + adds, parts | {part}
+    ordered = sorted(together.items(), key=lambda item: -item[1][0])
+    return [
+        Match(
+            first=divmod(first, columns),
+            second=divmod(second, columns),
+            adds=adds,
+            parts=tuple(matches.parts[part] for part in sorted(parts)),
+        )
+        for (first, second), (adds, parts) in ordered[:lines]
+        if adds > 0
+    ]
 
 
 def picture(explained: Explained, first: Pixels, second: Pixels) -> Image.Image:
@@ -137,7 +153,7 @@ def _overlaid(pixels: Pixels, shares: Float[np.ndarray, "a b"]) -> Pixels:
     )
     there = np.asarray(spread)[..., None]
     grey = pixels.mean(2, keepdims=True) * 0.6 + pixels * 0.4
-    weight = np.abs(there) ** 0.7 * 0.75
+    weight = np.abs(there) * 0.7
     colour = np.where(there > 0, FOR, AGAINST)
     mixed: Pixels = (grey * (1 - weight) + colour * weight).round().astype(np.uint8)
     return mixed
