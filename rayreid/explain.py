@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
+from rayreid.data.contact_sheet import font_of
 from rayreid.data.views import as_images
 from rayreid.explanation import Matches
 from rayreid.method import Method
@@ -169,8 +170,8 @@ def _centre(place: Place, grid: tuple[int, int], width: int, height: int, left: 
 
 def _caption(pen: Any, explained: Explained, width: int, top: int) -> None:
     """Write the score and what the colours are below the crops."""
-    font = ImageFont.load_default(13)
-    small = ImageFont.load_default(11)
+    font = font_of(13)
+    small = font_of(11)
     pen.text((6, top + 6), f"score {explained.score:.4f}", fill="black", font=font)
     x = 6
     for colour, name in ((FOR, "raises it"), (AGAINST, "lowers it")):
