@@ -146,6 +146,8 @@ class Check:
     """Erased names and tags that were looked for: those told from chance, and used by no other."""
     elsewhere: int
     """Erased embeddings that are also another sample's, and so still there."""
+    remains: tuple[str, ...] = ()
+    """What the engine was found to keep all the same, a sentence each."""
 
 
 @dataclass(frozen=True)

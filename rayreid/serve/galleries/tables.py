@@ -93,6 +93,10 @@ class Tables:
             for row in self.listed(f"WHERE {column} IN ({_marks(len(some))})", some)
         ]
 
+    def numbers(self, table: str) -> list[int]:
+        """Return the numbers of all rows of a table."""
+        return [number for (number,) in self.database.run(f"SELECT number FROM {table}")]
+
     def stored(self, first: int, rows: int) -> Iterator[list[tuple[int, bytes]]]:
         """Yield the numbers and embeddings of samples from a number on, some at a time."""
         sql = "SELECT number, data FROM embeddings WHERE number >= ? ORDER BY number"
