@@ -11,6 +11,7 @@ from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
+from rayreid.cli.serving import serve
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
 
@@ -156,32 +157,8 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to bind; there is no authentication.")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="GPUs of a replica; a fraction shares one.")  # fmt: skip
-def serve(run: Path, host: str, port: int, replicas: int, gpus: float) -> None:
-    """Serve a trained RUN: POST pairs of images to /v1/match/pairs, receive scores."""
-    from rayreid.serve import start, stop
-    from rayreid.session import session
-
-    with session():
-        url = start(run, host=host, port=port, replicas=replicas, gpus=gpus)
-        click.echo(f"serving {run} at {url}; Ctrl-C stops it")
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            click.echo("stopping")
-        finally:
-            stop()
-
-
 cli.add_command(benchmark)
 cli.add_command(data)
 cli.add_command(evaluate)
 cli.add_command(protocols)
+cli.add_command(serve)

@@ -32,6 +32,9 @@ else:
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded. Pillow reads many more formats, each of them a way in for an upload."""
 
+RESIZING = "bilinear, antialiased, in whole numbers; upright by EXIF; transparency on black"
+"""What `decode_bytes` does, in words; other words whenever its pixels change."""
+
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: a small file can ask for gigabytes."""
 

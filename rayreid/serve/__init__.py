@@ -1,10 +1,9 @@
-"""A trained method behind HTTP on Ray Serve: starting and stopping it."""
+"""Trained methods behind HTTP on Ray Serve: starting and stopping the service."""
 
 import http.client
 import json
 import socket
 import time
-from pathlib import Path
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
@@ -14,81 +13,49 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus
 
-from rayreid.checkpoint import load_trained
-from rayreid.serve.api import Served
-from rayreid.serve.deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
-from rayreid.serve.request import Limits
+from rayreid.serve.app import application, described
+from rayreid.serve.ingress import APPLICATION
+from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
 
-APPLICATION = "rayreid"
-"""Name of the application in Ray Serve."""
+ALIVE_S = 5
+"""How long the service may take to show that it is there."""
 
 
-def start(
-    run: Path,
-    *,
-    name: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    replicas: int = 1,
-    gpus: float = 0.0,
-    limits: Limits | None = None,
-    timeout: float = 300.0,
-) -> str:
-    """Serve a trained run on the running Ray, and return the base URL once it answers.
+def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
+    """Start a service on the running Ray, and return the base URL once it answers.
 
-    ``name`` is what the service calls its model (by default the run's folder); ``gpus`` is for
-    each replica, and may be a fraction; ``timeout`` is in seconds. On a cluster, ``run`` lies
-    on storage that all nodes share, and HTTP is answered by the head node alone.
+    On a cluster, runs lie on storage that all nodes share, and HTTP is answered by the head node
+    alone. ``timeout`` is in seconds.
 
-    A service that runs already is replaced. Raises `FileNotFoundError` or `ValueError` for a run
-    that cannot be served or an address that cannot be had, before anything is deployed;
-    `FailureError` where the service does not come up.
+    A service that runs already is replaced: what it is asked meanwhile is answered by its old
+    models or by the new ones. Raises `FileNotFoundError` or `ValueError` for a run that cannot be
+    served or an address that cannot be had, before anything is deployed; `FailureError` where the
+    service does not come up: one that ran before then goes on.
     """
-    run, limits = run.absolute(), limits or Limits()
-    trained = load_trained(run)
-    loading = trained.experiment.loading
-    named = name or (run.parent if run.name == "best" else run).name
-    served = Served(named, trained.fingerprint, loading.height, loading.width)
+    settings = settings.absolute()
+    served = described(settings)
+    host, port = settings.host, settings.port
     if serve.status().proxies:
         _refuse_elsewhere(host, port)
     else:
         _refuse_taken(host, port)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=limits.seconds),
+        http_options=HTTPOptions(host=host, port=port, request_timeout_s=settings.limits.seconds),
     )
-    matcher = _PROMPT(Matcher).options(
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
-        max_ongoing_requests=limits.matching,
-        max_queued_requests=limits.waiting,
-    )
-    ingress = _PROMPT(serve.ingress()(Ingress)).options(
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=limits.admitted,
-        max_queued_requests=limits.waiting,
-        backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
-    )
-    bound = matcher.bind(run, trained.fingerprint, replicas, cuda=gpus > 0)
-    application = serve.RunTarget(ingress.bind(bound, served, limits), name=APPLICATION)
+    replacing = APPLICATION in serve.status().applications
+    target = serve.RunTarget(application(settings, served), name=APPLICATION)
     deadline = time.monotonic() + timeout
     try:
-        serve.run_many([application], wait_for_applications_running=False)
+        serve.run_many([target], wait_for_applications_running=False)
         _await_running(deadline)
-        return _await_answer(host, port, served, deadline)
+        default = next(iter(served.values()))
+        return _await_answer(host, port, default.fingerprint, deadline)
     except BaseException:
-        stop()
+        if not replacing:
+            stop()
         raise
-
-
-_PROMPT = serve.deployment(
-    max_constructor_retry_count=1,
-    graceful_shutdown_wait_loop_s=0.2,
-    graceful_shutdown_timeout_s=10,
-)
-"""Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
 
 
 def stop() -> None:
@@ -147,13 +114,13 @@ def _await_running(deadline: float) -> None:
     raise FailureError(f"the service did not start: {reason}")
 
 
-def _await_answer(host: str, port: int, served: Served, deadline: float) -> str:
+def _await_answer(host: str, port: int, fingerprint: str, deadline: float) -> str:
     """Return the service's address when it answers there, and as what it should be."""
     reason = "no time was left"
     while time.monotonic() < deadline:
         try:
             _, body = _get(host, port, "/healthz")
-            if json.loads(body).get("fingerprint") == served.fingerprint:
+            if json.loads(body).get("fingerprint") == fingerprint:
                 return _url(host, port)
             reason = "another service does"
         except (OSError, http.client.HTTPException, ValueError) as error:

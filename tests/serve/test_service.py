@@ -18,13 +18,13 @@ import pytest
 
 from rayreid import serve
 from rayreid.checkpoint import Trained
-from rayreid.serve.request import Limits
+from rayreid.serve.settings import Limits, service_of
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no trained run"):
-        serve.start(tmp_path)
+        serve.start(service_of([tmp_path]))
 
 
 def test_a_broken_run_is_refused_before_anything_starts(run: Path, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_broken_run_is_refused_before_anything_starts(run: Path, tmp_path: Pat
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is broken"):
-        serve.start(tmp_path)
+        serve.start(service_of([tmp_path]))
 
 
 def test_a_port_that_is_taken_is_refused() -> None:
@@ -54,7 +54,8 @@ def free_port() -> int:
 def client(run: Path, ray_session: None) -> Iterator[httpx.Client]:  # noqa: ARG001 - it runs
     port = free_port()
     # Room for the 24 requests of one test, not for the 64 of another.
-    url = serve.start(run, port=port, limits=Limits(admitted=16, waiting=16), timeout=60.0)
+    settings = service_of([run], port=port, limits=Limits(admitted=16, waiting=16))
+    url = serve.start(settings, timeout=60.0)
     assert url == f"http://127.0.0.1:{port}"
     with httpx.Client(
         base_url=url, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=64)
@@ -68,7 +69,8 @@ def client(run: Path, ray_session: None) -> Iterator[httpx.Client]:  # noqa: ARG
 def test_health(client: httpx.Client, trained: Trained) -> None:
     response = client.get("/healthz")
     assert response.status_code == 200
-    assert response.json() == {
+    assert response.json() | {"request_id": ""} == {
+        "request_id": "",
         "status": "ok",
         "model": "tiny",
         "fingerprint": trained.fingerprint,
@@ -123,12 +125,12 @@ def test_refusals_reach_the_client(client: httpx.Client) -> None:
     }
     for status, request in requests.items():
         response = client.post(PATH, **request)
-        assert (response.status_code, list(response.json())) == (status, ["error"])
+        assert (response.status_code, set(response.json())) == (status, {"error", "request_id"})
 
 
 def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
     with pytest.raises(ValueError, match="already running on this cluster, and not at"):
-        serve.start(run, port=free_port())
+        serve.start(service_of([run], port=free_port()))
     assert client.get("/healthz").status_code == 200
 
 
@@ -136,7 +138,10 @@ def test_too_many_requests_are_told_to_come_back(client: httpx.Client, run: Path
     # Room for two at a time: whatever the machine, sixteen clients at once are too many.
     port = client.base_url.port
     assert port is not None
-    serve.start(run, port=port, limits=Limits(admitted=1, matching=1, waiting=1), timeout=60.0)
+    serve.start(
+        service_of([run], port=port, limits=Limits(admitted=1, matching=1, waiting=1)),
+        timeout=60.0,
+    )
     images = [picture(i) for i in range(32)]
     body = json.dumps(in_json(images, [[i, j] for i in range(32) for j in range(32)])).encode()
 

@@ -1,0 +1,99 @@
+"""The service as a Ray Serve application, for `rayreid.serve.start` and for Serve's config files.
+
+In a config file, or in KubeRay's ``serveConfigV2``: ``import_path: rayreid.serve.app:build``, with
+the contents of a models.yaml as ``args``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
+
+# isort: split
+from ray import serve
+from ray.serve import Application
+
+from rayreid.checkpoint import load_trained
+from rayreid.serve.ingress import Ingress
+from rayreid.serve.matcher import Matcher
+from rayreid.serve.models import Served, describe
+from rayreid.serve.refusals import RETRY_AFTER_S
+from rayreid.serve.settings import ModelSettings, ServiceSettings
+from rayreid.settings import checked
+
+DRAIN_S = 30
+"""How long a replica that is to go has for the requests that it works on."""
+
+_PROMPT = serve.deployment(
+    max_constructor_retry_count=1,
+    graceful_shutdown_wait_loop_s=0.2,
+    graceful_shutdown_timeout_s=DRAIN_S,
+    # A replacement comes before the old one goes.
+    max_surge_percent=1,
+)
+"""Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """Return the application of a service's settings as plain values, as Serve's files hold them.
+
+    Raises `ValueError` for settings that are misspelt or make no sense, and as `described`.
+    """
+    settings = checked(ServiceSettings, args).absolute()
+    return application(settings, described(settings))
+
+
+def described(settings: ServiceSettings) -> dict[str, Served]:
+    """Return what each model is, by name.
+
+    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
+    """
+    return {
+        model.name: describe(model.name, load_trained(model.run), on_demand=model.on_demand)
+        for model in settings.models
+    }
+
+
+def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
+    """Return the application: a deployment a model, and the HTTP side."""
+    limits = settings.limits
+    sharing = sum(model.replicas for model in settings.models if not model.on_demand)
+    models = {
+        model.name: _matcher(model, settings).bind(
+            model.run, served[model.name], max(1, sharing), model.gpus > 0
+        )
+        for model in settings.models
+    }
+    ingress = _PROMPT(serve.ingress()(Ingress)).options(
+        name="ingress",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        # It bounds its requests itself; this is for a flood that it could not even refuse.
+        max_ongoing_requests=4 * (limits.admitted + limits.waiting),
+        max_queued_requests=limits.waiting,
+        backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
+    )
+    return ingress.bind(settings, served, models)
+
+
+def _matcher(model: ModelSettings, settings: ServiceSettings) -> serve.Deployment:
+    limits = settings.limits
+    matcher = _PROMPT(Matcher).options(
+        name=model.name,
+        ray_actor_options={"num_cpus": model.cpus, "num_gpus": model.gpus},
+        max_ongoing_requests=limits.matching,
+        max_queued_requests=limits.waiting,
+        max_surge_percent=1 if model.surge else 0,
+    )
+    if not model.on_demand:
+        return matcher.options(num_replicas=model.replicas)
+    return matcher.options(
+        autoscaling_config={
+            "min_replicas": 0,
+            "max_replicas": model.replicas,
+            "initial_replicas": 0,
+            "target_ongoing_requests": max(1, limits.matching // 2),
+            "upscale_delay_s": 0,
+            "downscale_delay_s": model.idle_seconds,
+        }
+    )

@@ -1,0 +1,137 @@
+"""A trained method in memory that decodes, embeds and scores for all requests at a time."""
+
+import asyncio
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from rayreid.checkpoint import Trained
+from rayreid.data.decoding import decode_bytes
+from rayreid.serve.batching import Batcher
+from rayreid.serve.models import Batch, Embedded, Report, Scored, Served, Work
+from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_together
+from rayreid.serve.refusals import RefusalError
+
+IMAGES_PER_BATCH, REQUESTS_PER_BATCH = 64, 16
+"""Most images that are embedded, and most requests that are scored, at a time."""
+BATCH_WAIT_S = 0.004
+"""How long an idle model waits for further requests: less than a crop takes on a CPU."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Hosted:
+    """A model that is loaded: every batch is of this one, whatever replaces it later."""
+
+    def __init__(self, served: Served, trained: Trained, *, cuda: bool = False, threads: int = 1):
+        started = time.perf_counter()
+        self.served = served
+        # The same numbers whatever else is in a batch: TF32 would round to 11 bits, in ways
+        # that differ with the shape of the batch.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self.method = trained.method.to("cuda" if cuda else "cpu")
+        # One thread that computes: memory is that of one batch, and the event loop stays free
+        # to gather the next one.
+        self.worker = ThreadPoolExecutor(1, "torch", torch.set_num_threads, (threads,))
+        # The event loop stays free, and no more full-size pictures than threads are in memory.
+        self.decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        # The first batch is the slowest, and shows whether the method works on this machine.
+        blank = np.zeros((served.height, served.width, 3), np.uint8)
+        (embedding,) = self.worker.submit(embed_distinct, self.method, [""], [blank]).result()
+        self.call_cost = self.worker.submit(call_cost, self.method, embedding).result()
+        self.images: Batcher[tuple[str, UInt8[np.ndarray, "h w 3"]], Tensor] = Batcher(
+            self._embed, most=IMAGES_PER_BATCH, wait=BATCH_WAIT_S, done=self._done("embed")
+        )
+        self.comparisons: Batcher[Comparison, Float32[np.ndarray, " p"]] = Batcher(
+            self._score, most=REQUESTS_PER_BATCH, wait=BATCH_WAIT_S, done=self._done("score")
+        )
+        self.batches: list[Batch] = []
+        self.load_seconds: float | None = time.perf_counter() - started
+
+    async def embed(self, work: Work) -> Embedded:
+        """Return the embeddings of a request's images.
+
+        Raises `RefusalError` 422 for the first that is not readable as an image.
+        """
+        seconds: dict[str, float] = {}
+        embeddings = await self._embeddings(work, seconds)
+        values = torch.stack(embeddings).cpu().numpy()
+        return Embedded(self.served, values, seconds, self._report())
+
+    async def score(self, work: Work, pairs: Int64[np.ndarray, "p 2"]) -> Scored:
+        """Return the scores of pairs of a request's items; raises as `embed`."""
+        seconds: dict[str, float] = {}
+        embeddings = await self._embeddings(work, seconds)
+        device = next(self.method.parameters()).device
+        embeddings += [torch.from_numpy(given).to(device) for given in work.embeddings]
+        started = time.perf_counter()
+        scores = await self.comparisons(Comparison(work.keys, embeddings, pairs))
+        seconds["score"] = time.perf_counter() - started
+        return Scored(self.served, scores, seconds, self._report())
+
+    async def _embeddings(self, work: Work, seconds: dict[str, float]) -> list[Tensor]:
+        started = time.perf_counter()
+        pixels = await self._decoded(work)
+        decoded = time.perf_counter()
+        items = zip(work.keys[: len(pixels)], pixels, strict=True)
+        embeddings = await asyncio.gather(*map(self.images, items))
+        seconds["decode"] = decoded - started
+        seconds["embed"] = time.perf_counter() - decoded
+        return embeddings
+
+    async def _decoded(self, work: Work) -> list[UInt8[np.ndarray, "h w 3"]]:
+        decoding = [
+            self._in(
+                self.decoders, decode_bytes, image, name, self.served.height, self.served.width
+            )
+            for image, name in zip(work.images, work.names, strict=True)
+        ]
+        pixels = []
+        for one in await asyncio.gather(*decoding, return_exceptions=True):
+            if isinstance(one, ValueError):
+                raise RefusalError(422, str(one))
+            if isinstance(one, BaseException):
+                raise one
+            pixels.append(one)
+        return pixels
+
+    async def _embed(self, items: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> list[Tensor]:
+        keys, pixels = [key for key, _ in items], [pixels for _, pixels in items]
+        return await self._in(self.worker, embed_distinct, self.method, keys, pixels)
+
+    async def _score(self, comparisons: Sequence[Comparison]) -> list[Float32[np.ndarray, " p"]]:
+        call = functools.partial(score_together, free=self.call_cost)
+        return await self._in(self.worker, call, self.method, comparisons)
+
+    async def _in(
+        self,
+        threads: ThreadPoolExecutor,
+        function: Callable[P, R],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> R:
+        call = functools.partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
+
+    def _done(self, stage: str) -> Callable[[int, float], None]:
+        def done(size: int, seconds: float) -> None:
+            self.batches.append(Batch(stage, size, seconds))
+
+        return done
+
+    def _report(self) -> Report:
+        """Return what was done since the last answer."""
+        waiting = len(self.images) + len(self.comparisons)
+        report = Report(tuple(self.batches), self.load_seconds, waiting)
+        self.batches, self.load_seconds = [], None
+        return report

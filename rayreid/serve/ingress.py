@@ -1,0 +1,142 @@
+"""The deployment of the HTTP side on Ray Serve: it reads requests and asks models.
+
+It is one process: what it counts is the whole, and limits by token hold for all. Serve's proxy
+before it is one process as well, and images are decoded behind it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
+
+# isort: split
+import numpy as np
+from fastapi import FastAPI
+from jaxtyping import Int64
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from rayreid.serve.api import api
+from rayreid.serve.matcher import Matcher
+from rayreid.serve.metrics import Metrics
+from rayreid.serve.models import Embedded, Scored, Served, State, Work
+from rayreid.serve.refusals import RETRY_AFTER_S, RefusalError, Refused
+from rayreid.serve.service import Service
+from rayreid.serve.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "rayreid"
+"""Name of the application in Ray Serve."""
+STATES_S = 1.0
+"""How long the states of the models are believed before Serve is asked again."""
+
+R = TypeVar("R")
+A = TypeVar("A", Embedded, Scored)
+
+
+class Deployed:
+    """The models of a service as deployments: `rayreid.serve.models.Models`."""
+
+    def __init__(
+        self,
+        served: Mapping[str, Served],
+        handles: Mapping[str, DeploymentHandle[Matcher]],
+        metrics: Metrics,
+    ):
+        self.served, self.handles, self.metrics = served, handles, metrics
+        self.known: Mapping[str, State] = {}
+        self.asked_at = -STATES_S
+
+    async def embed(self, name: str, work: Work) -> Embedded:
+        """Return the embeddings of a request's images."""
+        return await self._asked(name, lambda: self.handles[name].embed.remote(work), work)
+
+    async def score(self, name: str, work: Work, pairs: Int64[np.ndarray, "p 2"]) -> Scored:
+        """Return the scores of some pairs of a request's items."""
+        ask = self.handles[name].score.remote
+        scored: Scored = await self._asked(name, lambda: ask(work, pairs), work)
+        self.metrics.scored.labels(name).inc(len(pairs))
+        return scored
+
+    async def states(self) -> Mapping[str, State]:
+        """Return the state of each model, as Serve's controller knows it."""
+        if time.monotonic() - self.asked_at > STATES_S:
+            self.known = await asyncio.to_thread(states, list(self.served))
+            self.asked_at = time.monotonic()
+        return self.known
+
+    async def _asked(self, name: str, ask: Callable[[], Awaitable[A | Refused]], work: Work) -> A:
+        """Return a replica's answer, counted; raises `RefusalError`, its own or 503."""
+        self.metrics.asked.labels(name).inc()
+        try:
+            answer = await answered(ask)
+        except RefusalError as error:
+            # Why there is no replica, where Serve knows: a folder that is gone, for example.
+            state = (await self.states())[name]
+            if state.replicas or not state.reason:
+                raise
+            sentence = f"model {name!r} is not running: {state.reason}"
+            raise RefusalError(503, sentence, error.retry_after) from None
+        finally:
+            self.metrics.asked.labels(name).dec()
+        if isinstance(answer, Refused):
+            raise answer.error()
+        self.metrics.add(name, answer.report)
+        self.metrics.embedded.labels(name).inc(len(work.images))
+        for stage, seconds in answer.seconds.items():
+            self.metrics.stages.labels(name, stage).observe(seconds)
+        return answer
+
+
+async def answered(ask: Callable[[], Awaitable[R]]) -> R:
+    """Return a deployment's answer; `RefusalError` 503 where it has no room, or is not there."""
+    try:
+        return await ask()
+    except BackPressureError:
+        raise RefusalError(
+            503, "too many requests are waiting; try again later", RETRY_AFTER_S
+        ) from None
+    except (DeploymentUnavailableError, RayActorError) as error:
+        log.warning("no replica answers: %s", error)
+        raise RefusalError(
+            503, "the model is not running; try again later", RETRY_AFTER_S
+        ) from None
+
+
+def states(names: list[str]) -> dict[str, State]:
+    """Return how many replicas each model has, and what Serve says where there are none."""
+    application = serve.status().applications.get(APPLICATION)
+    found = {}
+    for name in names:
+        deployment = application and application.deployments.get(name)
+        if not deployment:
+            found[name] = State(0)
+            continue
+        running = sum(n for state, n in deployment.replica_states.items() if state == "RUNNING")
+        lines = deployment.message.strip().splitlines()
+        found[name] = State(running, lines[-1] if lines and not running else "")
+    return found
+
+
+class Ingress:
+    """Reads requests and asks models."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        served: Mapping[str, Served],
+        models: Mapping[str, DeploymentHandle[Matcher]],
+    ):
+        self.settings, self.served, self.models = settings, served, models
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP interface; Serve calls this in the replica."""
+        metrics = Metrics()
+        deployed = Deployed(self.served, self.models, metrics)
+        return api(Service(deployed, self.settings.limits, metrics=metrics))

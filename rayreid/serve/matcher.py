@@ -1,0 +1,46 @@
+"""The deployment of one model on Ray Serve: its replicas hold the method, embed and score."""
+
+import os
+import time
+from pathlib import Path
+
+import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
+
+# isort: split
+import numpy as np
+from jaxtyping import Int64
+
+from rayreid.serve.hosted import Hosted
+from rayreid.serve.models import Embedded, Scored, Served, Work, load
+from rayreid.serve.refusals import RefusalError, Refused
+
+
+class Matcher:
+    """Holds the method; raises `ValueError` where the run is no longer the one to serve.
+
+    ``sharing`` is how many replicas share the machine. Refusals are returned, not raised: Serve
+    would write each to its log with a traceback.
+    """
+
+    def __init__(self, run: Path, served: Served, sharing: int, cuda: bool):
+        started = time.perf_counter()
+        trained = load(run, served)
+        # One core is left for Serve's proxy and the decoding: threads that wait for a core hold up
+        # all others at every step.
+        threads = max(1, (len(os.sched_getaffinity(0)) - 1) // sharing)
+        self.hosted = Hosted(served, trained, cuda=cuda, threads=threads)
+        self.hosted.load_seconds = time.perf_counter() - started
+
+    async def embed(self, work: Work) -> Embedded | Refused:
+        """Return the embeddings of a request's images."""
+        try:
+            return await self.hosted.embed(work)
+        except RefusalError as error:
+            return error.as_value()
+
+    async def score(self, work: Work, pairs: Int64[np.ndarray, "p 2"]) -> Scored | Refused:
+        """Return the scores of pairs of a request's items."""
+        try:
+            return await self.hosted.score(work, pairs)
+        except RefusalError as error:
+            return error.as_value()
