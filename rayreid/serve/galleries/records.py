@@ -69,11 +69,10 @@ class Binding:
 
     def refuse_other(self, gallery: str, fingerprint: str, preprocessing: str) -> None:
         """Raise `ConflictError` for embeddings of other weights, or of other preprocessing."""
-        pairs = (
+        for what, own, other in (
             ("weights", self.fingerprint, fingerprint),
             ("preprocessing", self.preprocessing, preprocessing),
-        )
-        for what, own, other in pairs:
+        ):
             if own != other:
                 raise ConflictError(
                     f"the gallery {gallery!r} holds embeddings of {what} {own}, not {other}; "
@@ -113,8 +112,8 @@ class Sample:
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checked_name("a sample's id", self.id)
-        checked_name("an identity", self.identity)
+        checked_path_name("a sample's id", self.id)
+        checked_path_name("an identity", self.identity)
         if self.camera is not None:
             checked_name("a camera", self.camera)
         if self.time is not None and self.time.tzinfo is None:
@@ -161,6 +160,13 @@ class Receipt:
     """Names asked for that were not there: erased before, or misspelt."""
     version: int
     check: Check
+
+
+def checked_path_name(what: str, text: str) -> str:
+    """Return a text that can be a name in a URL's path; `UnreadableError` for one that cannot."""
+    if "/" in text or text in (".", ".."):
+        raise UnreadableError(f"{what} is {text[:64]!r}, which no URL can name; use no '/'")
+    return checked_name(what, text)
 
 
 def checked_name(what: str, text: str) -> str:

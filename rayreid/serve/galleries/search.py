@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rayreid.matching.tiles import score_all
 from rayreid.method import Method
-from rayreid.serve.galleries.records import Sample
+from rayreid.serve.galleries.records import Gallery, Sample
 from rayreid.serve.galleries.snapshot import Filters, Snapshot
 from rayreid.settings import FailureError, Settings
 
@@ -24,10 +24,14 @@ class SearchSettings(Settings):
     """How a gallery is searched."""
 
     top_k: int = Field(10, ge=1)
-    """Most identities that a query is answered with."""
+    """Identities that a query is answered with, unless it asks for another number."""
+    most: int = Field(100, ge=1)
+    """Most that it may ask for."""
     shortlist: int = Field(200, ge=1)
     """Samples of each query that are scored exactly: those first by the method's cheap score, and
     the best of as many identities as are asked for."""
+    most_shortlisted: int = Field(10_000, ge=1)
+    """Most that it may ask for."""
     fusion: Literal["mean", "max"] = "mean"
     """Score of a sample with several crops of one person: the mean of theirs, or the highest."""
 
@@ -52,11 +56,14 @@ class Found:
 def search(
     method: Method,
     snapshot: Snapshot,
-    queries: Sequence[Float32[Tensor, "c *e"]],
+    queries: Sequence[Float32[Tensor, "_ *e"]],
     filters: Filters,
-    settings: SearchSettings,
-) -> list[Found]:
-    """Return for each query, some crops of one person, the identities that it may be.
+    *,
+    top_k: int,
+    shortlist: int,
+    fusion: str,
+) -> tuple[Gallery, list[Found]]:
+    """Return what was searched, and for each query, crops of one person, who it may be.
 
     An identity's score is that of its best sample, a sample's that of `SearchSettings.fusion`; ties
     are in the order of enrolment. With a shortlist of all samples this is the brute force. Raises
@@ -65,53 +72,43 @@ def search(
     with snapshot.lock:
         places = snapshot.chosen(filters)
         if not len(places):
-            return [Found((), 0) for _ in queries]
-        gallery = snapshot.embeddings.view()
-        identities = snapshot.identities[places]
-        all_of_them = len(places) == len(gallery)
+            return snapshot.gallery, [Found((), 0) for _ in queries]
+        gallery, identities = snapshot.embeddings.view(), snapshot.identities[places]
+        counts = [len(crops) for crops in queries]
+        rough = approximated(method, torch.cat(list(queries)), gallery, places)
         found = []
-        for crops in queries:
-            if type(method).approximate is Method.approximate:
-                # The cheap score is the method's own.
-                scores = _approximated(method, crops, gallery, places, all_of_them, settings.fusion)
-                first = np.arange(len(places))
-            else:
-                rough = _approximated(method, crops, gallery, places, all_of_them, settings.fusion)
-                first = shortlisted(rough, identities, settings.shortlist, settings.top_k)
+        for crops, cheap in zip(queries, rough.split(counts), strict=True):
+            scores, first = fused(cheap, fusion), np.arange(len(places))
+            if type(method).approximate is not Method.approximate:
+                # The cheap scores are not the method's own.
+                first = shortlisted(scores, identities, shortlist, top_k)
                 chosen = torch.from_numpy(places[first]).to(gallery.device)
-                exact = score_all(method, crops, gallery[chosen])
-                scores = fused(exact, settings.fusion)
+                scores = fused(score_all(method, crops, gallery[chosen]), fusion)
             if not np.isfinite(scores).all():
                 raise FailureError("the model's score of an enrolled sample is no finite number")
-            best = best_of_each(scores, identities[first], settings.top_k)
+            best = best_of_each(scores, identities[first], top_k)
             matches = [
                 Match(snapshot.sample(int(places[first[place]])), float(scores[place]))
                 for place in best
             ]
             found.append(Found(tuple(matches), len(places)))
-        return found
+        return snapshot.gallery, found
 
 
-def _approximated(
+def approximated(
     method: Method,
     crops: Float32[Tensor, "c *e"],
     gallery: Float32[Tensor, "n *e"],
     places: Int64[np.ndarray, " p"],
-    all_of_them: bool,
-    fusion: str,
-) -> Float32[np.ndarray, " p"]:
-    """Return a query's cheap scores of some samples, a block of them at a time."""
+) -> Float32[Tensor, "c p"]:
+    """Return the cheap scores of some samples, a block of them at a time."""
     rows = max(1, BLOCK_BYTES // (4 * max(1, gallery[0].numel())))
-    scores = np.empty(len(places), np.float32)
+    scores = torch.empty(len(crops), len(places))
     for start in range(0, len(places), rows):
-        some = places[start : start + rows]
+        some = torch.from_numpy(places[start : start + rows]).to(gallery.device)
         # A slice is no copy.
-        block = (
-            gallery[start : start + rows]
-            if all_of_them
-            else gallery[torch.from_numpy(some).to(gallery.device)]
-        )
-        scores[start : start + len(some)] = fused(method.approximate(crops, block), fusion)
+        block = gallery[start : start + rows] if len(places) == len(gallery) else gallery[some]
+        scores[:, start : start + len(some)] = method.approximate(crops, block)
     return scores
 
 

@@ -25,7 +25,7 @@ from rayreid.serve.galleries.records import (
     Receipt,
     Removal,
     Sample,
-    checked_name,
+    checked_path_name,
 )
 from rayreid.serve.galleries.removal import Removed, remove
 from rayreid.serve.galleries.rows import Head, as_number, check_embedding
@@ -70,7 +70,7 @@ class Store(ABC):
 
     def create(self, name: str, binding: Binding) -> Gallery:
         """Make a gallery for embeddings of one model; `ConflictError` for a name that is taken."""
-        checked_name("a gallery's name", name)
+        checked_path_name("a gallery's name", name)
         names = self.names()
         if name in names:
             raise ConflictError(f"there is a gallery {name!r} already; use it, or delete it first")
@@ -111,10 +111,20 @@ class Store(ABC):
         self._drop(name)
 
     def enrol(
-        self, name: str, samples: Sequence[Sample], embeddings: Float32[np.ndarray, "n *e"]
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        embeddings: Float32[np.ndarray, "n *e"],
+        fingerprint: str,
+        preprocessing: str,
     ) -> int:
-        """Add samples and their embeddings, all or none; return the version that has them."""
+        """Add samples, all or none, and the embeddings that a model made of them.
+
+        Return the version that has them. Raises `ConflictError` where the gallery is another
+        model's, or an id is taken.
+        """
         with self._writing(name) as tables:
+            tables.head().binding.refuse_other(name, fingerprint, preprocessing)
             return enrolment.enrol(tables, samples, embeddings, self.limits)
 
     def identities(self, name: str, after: str, limit: int) -> list[Identity]:
@@ -149,7 +159,7 @@ class Store(ABC):
 
     def rename(self, name: str, identity: str, to: str) -> int:
         """Give an identity another name; `ConflictError` for one that is taken."""
-        checked_name("an identity", to)
+        checked_path_name("an identity", to)
         with self._writing(name) as tables:
             return enrolment.rename(tables, identity, to)
 

@@ -23,7 +23,7 @@ from rayreid.serve.galleries.records import (
     Sample,
     UnavailableError,
 )
-from rayreid.serve.galleries.search import Found, SearchSettings, search, shortlisted
+from rayreid.serve.galleries.search import Found, search, shortlisted
 from rayreid.serve.galleries.snapshot import Filters, Snapshot
 from rayreid.serve.galleries.sqlite import SqliteStore
 from rayreid.settings import FailureError
@@ -82,7 +82,7 @@ def filled(folder: Path, samples: list[Sample], embeddings: np.ndarray) -> Sqlit
     store = SqliteStore(folder, GalleryLimits(), writable=True)
     store.create("g", Binding("m", "f", "p", SHAPE))
     if samples:
-        store.enrol("g", samples, embeddings)
+        store.enrol("g", samples, embeddings, "f", "p")
     return store
 
 
@@ -105,7 +105,8 @@ def brute_force(
     embeddings: np.ndarray,
     crops: torch.Tensor,
     filters: Filters,
-    settings: SearchSettings,
+    top_k: int,
+    fusion: str,
 ) -> list[tuple[str, str, float]]:
     """Return (identity, sample, score), one pair of crops at a time."""
     best: dict[str, tuple[float, str]] = {}
@@ -114,11 +115,27 @@ def brute_force(
             continue
         one = torch.from_numpy(embedding)[None]
         scores = [method.score(crop[None], one).item() for crop in crops]
-        score = max(scores) if settings.fusion == "max" else sum(scores) / len(scores)
+        score = max(scores) if fusion == "max" else sum(scores) / len(scores)
         if sample.identity not in best or score > best[sample.identity][0] + 1e-6:
             best[sample.identity] = score, sample.id
-    order = sorted(best.items(), key=lambda item: -item[1][0])[: settings.top_k]
+    order = sorted(best.items(), key=lambda item: -item[1][0])[:top_k]
     return [(identity, sample, score) for identity, (score, sample) in order]
+
+
+def one(
+    method: Method,
+    snapshot: Snapshot,
+    crops: torch.Tensor | None = None,
+    filters: Filters | None = None,
+    top_k: int = 10,
+    shortlist: int = 10,
+) -> Found:
+    """Return what one query finds."""
+    queries = [torch.ones(1, *SHAPE) if crops is None else crops]
+    how = {"top_k": top_k, "shortlist": shortlist, "fusion": "mean"}
+    gallery, (found,) = search(method, snapshot, queries, filters or Filters(), **how)
+    assert gallery == snapshot.gallery
+    return found
 
 
 def told(found: Found) -> list[tuple[str, str]]:
@@ -164,14 +181,14 @@ def test_search_is_brute_force(
     fusion: str,
     block: int,
 ) -> None:
-    settings, chosen = SearchSettings(top_k=top_k, shortlist=60, fusion=fusion), Filters(**filters)
+    chosen, how = Filters(**filters), {"top_k": top_k, "shortlist": 60, "fusion": fusion}
     queries = [torch.from_numpy(vectors(n, seed + i)) for i, n in enumerate(crops)]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(searching, "BLOCK_BYTES", block)
-        answers = search(METHODS[kind], enrolled, queries, chosen, settings)
+        _, answers = search(METHODS[kind], enrolled, queries, chosen, **how)
     samples, embeddings = people(60), vectors(60)
     for query, found in zip(queries, answers, strict=True):
-        wanted = brute_force(METHODS[kind], samples, embeddings, query, chosen, settings)
+        wanted = brute_force(METHODS[kind], samples, embeddings, query, chosen, top_k, fusion)
         assert told(found) == [(identity, sample) for identity, sample, _ in wanted]
         np.testing.assert_allclose(
             [match.score for match in found.matches], [score for *_, score in wanted], atol=1e-5
@@ -188,13 +205,13 @@ def test_a_shortlist_has_its_scores_exact_and_enough_people(
     enrolled: Snapshot, seed: int, length: int, top_k: int, filters: dict[str, Any]
 ) -> None:
     method, crops = METHODS["matcher"], torch.from_numpy(vectors(1, seed))
-    settings, chosen = SearchSettings(top_k=top_k, shortlist=length), Filters(**filters)
-    (found,) = search(method, enrolled, [crops], chosen, settings)
+    chosen = Filters(**filters)
+    found = one(method, enrolled, crops, chosen, top_k=top_k, shortlist=length)
     rows = dict(zip((s.id for s in people(60)), vectors(60), strict=True))
     scores = [match.score for match in found.matches]
     for match in found.matches:
-        one = torch.from_numpy(rows[match.sample.id])[None]
-        assert match.score == pytest.approx(method.score(crops, one).item(), abs=1e-6)
+        row = torch.from_numpy(rows[match.sample.id])[None]
+        assert match.score == pytest.approx(method.score(crops, row).item(), abs=1e-6)
     assert scores == sorted(scores, reverse=True)
     there = {s.identity for s in people(60) if allowed(s, chosen)}
     assert len(found.matches) == len({m.sample.identity for m in found.matches})
@@ -213,9 +230,8 @@ def test_equal_scores_are_in_the_order_of_enrolment(tmp_path: Path) -> None:
     store = filled(tmp_path / "g", samples, np.ones((10, *SHAPE), np.float32))
     snapshot = Snapshot(CPU)
     snapshot.refresh(store, "g")
-    settings = SearchSettings(top_k=4)
     for method in METHODS.values():
-        (found,) = search(method, snapshot, [torch.ones(1, *SHAPE)], Filters(), settings)
+        found = one(method, snapshot, top_k=4)
         assert [m.sample.id for m in found.matches] == ["s9", "s8", "s7", "s6"]
     store.close()
 
@@ -226,14 +242,13 @@ def test_scores_that_are_no_numbers_reach_no_one(enrolled: Snapshot) -> None:
             return torch.full((len(queries), len(gallery)), torch.nan)
 
     with pytest.raises(FailureError, match="no finite number"):
-        search(Broken(), enrolled, [torch.ones(1, *SHAPE)], Filters(), SearchSettings())
+        one(Broken(), enrolled)
 
 
 def test_an_empty_gallery_matches_no_one(tmp_path: Path) -> None:
     store, snapshot = filled(tmp_path / "g", [], vectors(0)), Snapshot(CPU)
     snapshot.refresh(store, "g")
-    found = search(Cosine(), snapshot, [torch.ones(1, *SHAPE)], Filters(), SearchSettings())
-    assert found == [Found((), 0)]
+    assert one(Cosine(), snapshot) == Found((), 0)
     store.close()
 
 
@@ -267,7 +282,7 @@ def test_a_refresh_reads_what_changed_alone(
         checked(tables, fresh)
 
     monkeypatch.setattr(snapshot, "_read_embeddings", noted)
-    store.enrol("g", [Sample("new", "someone")], vectors(1, 5))
+    store.enrol("g", [Sample("new", "someone")], vectors(1, 5), "f", "p")
     store.remove("g", Removal(samples=("s3",)))
     snapshot.refresh(store, "g")
     assert read == [21]
@@ -308,9 +323,9 @@ def test_a_reader_holds_as_much_as_it_may(tmp_path: Path) -> None:
     store = filled(tmp_path / "g", people(20), vectors(20))
     for name in ("h", "i"):
         store.create(name, Binding("m", "f", "p", SHAPE))
-        store.enrol(name, people(20), vectors(20))
-    one = 4 * 256 * 6  # room for 256 rows from the start
-    reader = reader_of(tmp_path / "g", most_bytes=one + 4 * 20 * 6)
+        store.enrol(name, people(20), vectors(20), "f", "p")
+    room = 4 * 256 * 6  # room for 256 rows from the start
+    reader = reader_of(tmp_path / "g", most_bytes=room + 4 * 20 * 6)
     for name in ("g", "h", "g", "i"):
         reader.snapshot(name)
     assert list(reader.snapshots) == ["g", "i"]
@@ -324,7 +339,7 @@ def test_another_gallery_of_a_name_is_read_anew(tmp_path: Path) -> None:
     reader.snapshot("g")
     store.delete("g")
     store.create("g", Binding("m", "f", "p", SHAPE))
-    store.enrol("g", people(20, 1), vectors(20, 1))
+    store.enrol("g", people(20, 1), vectors(20, 1), "f", "p")
     snapshot = reader.snapshot("g")
     torch.testing.assert_close(snapshot.embeddings.view(), torch.from_numpy(vectors(20, 1)))
     assert [snapshot.sample(i) for i in range(20)] == people(20, 1)
