@@ -97,14 +97,14 @@ class Hosted:
         decoded = time.perf_counter()
         call = functools.partial(explain_pair, lines=lines)
         both = np.stack([pixels[i] for i in pair])
-        explained = await self._in(self.worker, call, self.method, both)
+        explained = await self.run(self.worker, call, self.method, both)
         seconds = {"decode": decoded - started, "explain": time.perf_counter() - decoded}
         png = None
         if drawn:
             images = [work.images[i] for i in pair]
-            png = await self._in(self.decoders, self._drawn, explained, images)
+            png = await self.run(self.decoders, self._drawn, explained, images)
             seconds["draw"] = time.perf_counter() - decoded - seconds["explain"]
-        return Explaining(self.served, explained, png, seconds, self._report())
+        return Explaining(self.served, explained, png, seconds, self.report())
 
     def _drawn(self, explained: Explained, images: Sequence[bytes]) -> bytes:
         """Return the picture of an explanation, its crops as tall as they are shown."""
