@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
+from rayreid.cli.calibrating import calibrate, explain
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
@@ -160,8 +161,10 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 
 cli.add_command(audit)
 cli.add_command(benchmark)
+cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(explain)
 cli.add_command(protocols)
 cli.add_command(serve)
 cli.add_command(token)

@@ -17,7 +17,7 @@ from ray.serve.schema import LoggingConfig
 from rayreid.checkpoint import load_trained
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
-from rayreid.serve.models import Served, describe
+from rayreid.serve.models import Served, calibration_of, describe
 from rayreid.serve.refusals import RETRY_AFTER_S
 from rayreid.serve.settings import ModelSettings, ServiceSettings
 from rayreid.settings import checked
@@ -53,10 +53,16 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
     Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
     """
-    return {
-        model.name: describe(model.name, load_trained(model.run), on_demand=model.on_demand)
-        for model in settings.models
-    }
+    found = {}
+    for model in settings.models:
+        trained = load_trained(model.run)
+        found[model.name] = describe(
+            model.name,
+            trained,
+            on_demand=model.on_demand,
+            calibration=calibration_of(model.run, trained),
+        )
+    return found
 
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:

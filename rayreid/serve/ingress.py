@@ -29,7 +29,7 @@ from rayreid.guard.tokens import Tokens
 from rayreid.serve.api import api
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.metrics import Metrics
-from rayreid.serve.models import Embedded, Scored, Served, State, Work
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work
 from rayreid.serve.refusals import RETRY_AFTER_S, RefusalError, Refused
 from rayreid.serve.service import Service
 from rayreid.serve.settings import ServiceSettings
@@ -42,7 +42,7 @@ STATES_S = 1.0
 """How long the states of the models are believed before Serve is asked again."""
 
 R = TypeVar("R")
-A = TypeVar("A", Embedded, Scored)
+A = TypeVar("A", Embedded, Scored, Explaining)
 
 
 class Deployed:
@@ -68,6 +68,13 @@ class Deployed:
         scored: Scored = await self._asked(name, lambda: ask(work, pairs), work)
         self.metrics.scored.labels(name).inc(len(pairs))
         return scored
+
+    async def explain(
+        self, name: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from."""
+        ask = self.handles[name].explain.remote
+        return await self._asked(name, lambda: ask(work, pair, lines, drawn), work)
 
     async def states(self) -> Mapping[str, State]:
         """Return the state of each model, as Serve's controller knows it."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rayreid.serve.hosted import Hosted
-from rayreid.serve.models import Embedded, Scored, Served, Work, load
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, Work, load
 from rayreid.serve.refusals import RefusalError, Refused
 
 
@@ -42,5 +42,14 @@ class Matcher:
         """Return the scores of pairs of a request's items."""
         try:
             return await self.hosted.score(work, pairs)
+        except RefusalError as error:
+            return error.as_value()
+
+    async def explain(
+        self, work: Work, pair: tuple[int, int], lines: int, drawn: bool
+    ) -> Explaining | Refused:
+        """Return what the score of two of a request's images comes from."""
+        try:
+            return await self.hosted.explain(work, pair, lines=lines, drawn=drawn)
         except RefusalError as error:
             return error.as_value()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rayreid.guard.origins import is_loopback
+from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.settings import Settings, checked, read_yaml
 
 MIB = 2**20
@@ -98,8 +99,8 @@ class ServiceSettings(Settings):
     Others are refused there: a web page could make its own name mean this machine."""
     audit: Path | None = None
     """File of the audit log, made with mode 0600; without one, none is kept."""
-    galleries: Path | None = None
-    """Folder of the enrolled galleries; without one, none are kept."""
+    galleries: GalleriesSettings | None = None
+    """Where enrolled people are kept: a folder, or more; without it, none are kept."""
     limits: Limits = Limits()
     """How much a request may hold, and how many are held at once."""
 
@@ -129,9 +130,10 @@ class ServiceSettings(Settings):
                 for model in self.models
             )
         }
-        for name in ("tokens", "audit", "galleries"):
+        for name in ("tokens", "audit"):
             path: Path | None = getattr(self, name)
             moved[name] = path and path.expanduser().absolute()
+        moved["galleries"] = self.galleries and self.galleries.below(Path.cwd())
         return self.model_copy(update=moved)
 
 
@@ -160,8 +162,10 @@ def load_service(file: Path, **settings: object) -> ServiceSettings:
             for model in service.models
         )
     }
-    for name in ("tokens", "audit", "galleries"):
+    for name in ("tokens", "audit"):
         path: Path | None = getattr(service, name)
         if path is not None and name not in settings:
             moved[name] = here / path.expanduser()
+    if service.galleries is not None and "galleries" not in settings:
+        moved["galleries"] = service.galleries.below(here)
     return service.model_copy(update=moved).absolute()
