@@ -14,12 +14,12 @@ from rayreid.serve.admission import Admission
 from rayreid.serve.envelope import RequestIds, error_response, refusal_response
 from rayreid.serve.metrics import Counted
 from rayreid.serve.refusals import RefusalError
-from rayreid.serve.routes import matching, status
+from rayreid.serve.routes import galleries, matching, search, status
 from rayreid.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-ROUTERS = (status.router, matching.router)
+ROUTERS = (status.router, matching.router, galleries.router, search.router)
 """Each makes the routes of a topic of a service."""
 
 
