@@ -14,12 +14,19 @@ from rayreid.serve.admission import Admission
 from rayreid.serve.envelope import RequestIds, error_response, refusal_response
 from rayreid.serve.metrics import Counted
 from rayreid.serve.refusals import RefusalError
-from rayreid.serve.routes import explaining, matching, page, status
+from rayreid.serve.routes import explaining, galleries, matching, page, search, status
 from rayreid.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-ROUTERS = (status.router, matching.router, explaining.router, page.router)
+ROUTERS = (
+    status.router,
+    matching.router,
+    galleries.router,
+    search.router,
+    explaining.router,
+    page.router,
+)
 """Each makes the routes of a topic of a service."""
 
 

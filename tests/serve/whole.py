@@ -11,7 +11,7 @@ from rayreid.guard.connections import DoorSettings
 from rayreid.serve.api import api
 from rayreid.serve.hosted import Hosted
 from rayreid.serve.ingress import guard
-from rayreid.serve.models import Embedded, Scored, State, Work, describe
+from rayreid.serve.models import Embedded, Explaining, Scored, State, Work, describe
 from rayreid.serve.service import Service
 from rayreid.serve.settings import service_of
 from tests.guard.servers import behind_the_door
@@ -30,6 +30,11 @@ class Here:
 
     async def score(self, _: str, work: Work, pairs: np.ndarray) -> Scored:
         return await self.hosted.score(work, pairs)
+
+    async def explain(
+        self, _: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        return await self.hosted.explain(work, pair, lines=lines, drawn=drawn)
 
     async def states(self) -> Mapping[str, State]:
         return dict.fromkeys(self.served, State(1))
