@@ -103,7 +103,7 @@ class Hosted:
         The seconds of the stages are added to ``seconds``. Raises as `embed`.
         """
         device = next(self.method.parameters()).device
-        # A copy: what came from another process is read-only memory.
+        # Copies: what came with a message is not writable.
         given = [torch.tensor(values, device=device) for values in work.embeddings]
         return [*await self._embeddings(work, seconds), *given]
 
