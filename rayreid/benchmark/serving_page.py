@@ -35,7 +35,7 @@ class Served:
     direct: Mapping[str, float]
     """Images a second that the model alone embeds and matches: of JPEGs, and of their pixels."""
     full: Load
-    """As fast as `CLIENTS` can ask."""
+    """As fast as `CLIENTS` can ask, the better of two tries."""
     loads: Mapping[str, Load]
     asked: Mapping[str, float]
     """Requests a second that were to arrive."""
@@ -113,7 +113,7 @@ def page(measured: Sequence[Served], seconds: float) -> str:
         f"{IMAGES} JPEGs and {PAIRS} pairs a request, in forms. The model directly: batches of "
         f"{BATCH}, in the same number of threads as the replica ({measured[0].threads}), in a "
         f"process that has the machine for itself. The service shares the {cores} cores with the "
-        f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s.\n\n"
+        f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s, the better of two tries.\n\n"
         + table(
             (
                 "model",
