@@ -113,7 +113,8 @@ def page(measured: Sequence[Served], seconds: float) -> str:
         f"{IMAGES} JPEGs and {PAIRS} pairs a request, in forms. The model directly: batches of "
         f"{BATCH}, in the same number of threads as the replica ({measured[0].threads}), in a "
         f"process that has the machine for itself. The service shares the {cores} cores with the "
-        f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s, the better of two tries.\n\n"
+        f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s, the better of two "
+        "tries.\n\n"
         + table(
             (
                 "model",
