@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rayreid.benchmark.faults import (
+    GONE_S,
     Bench,
     Fault,
     attack,
@@ -73,7 +74,7 @@ def test_ten_thousand_connections_are_bounded(on: Bench) -> None:
 def test_a_folder_that_is_deleted_takes_nothing_with_it_until_its_replica_dies(on: Bench) -> None:
     fault = folder_deleted(on)
     assert fault.lost() == 0, fault.load.counts()
-    before = fault.load.due < fault.broke + 4.5
+    before = fault.load.due < fault.broke + GONE_S / 3 - 0.5
     assert set(fault.load.status[before].tolist()) == {200}
 
 
