@@ -12,8 +12,10 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 # isort: split
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
+from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.models import Served, calibration_of, describe
@@ -21,8 +23,13 @@ from rayreid.serve.refusals import RETRY_AFTER_S
 from rayreid.serve.settings import ModelSettings, ServiceSettings
 from rayreid.settings import checked
 
+KEEPER = "_galleries"
+"""Name of the deployment that writes galleries: none that a model may have."""
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
+
+QUIET = LoggingConfig(enable_access_log=False)
+"""Serve would log every path: what is erased from a gallery would stay in its logs."""
 
 _PROMPT = serve.deployment(
     max_constructor_retry_count=1,
@@ -30,6 +37,7 @@ _PROMPT = serve.deployment(
     graceful_shutdown_timeout_s=DRAIN_S,
     # A replacement comes before the old one goes.
     max_surge_percent=1,
+    logging_config=QUIET,
 )
 """Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
 
@@ -66,7 +74,11 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(
-            model.run, served[model.name], max(1, sharing), model.gpus > 0
+            model.run,
+            served[model.name],
+            max(1, sharing),
+            model.gpus > 0,
+            settings.galleries,
         )
         for model in settings.models
     }
@@ -79,7 +91,24 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         max_queued_requests=limits.waiting,
         backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
     )
-    return ingress.bind(settings, served, models)
+    return ingress.bind(settings, served, models, _keeper(settings))
+
+
+def _keeper(settings: ServiceSettings) -> Application | None:
+    """Return the galleries' one writer."""
+    galleries, limits = settings.galleries, settings.limits
+    if galleries is None:
+        return None
+    keeper = _PROMPT(Keeper).options(
+        name=KEEPER,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=limits.admitted,
+        max_queued_requests=limits.waiting,
+        # Two would want to write: the old one goes before the new one comes.
+        max_surge_percent=0,
+    )
+    return keeper.bind(galleries.store, galleries.limits)
 
 
 def _matcher(model: ModelSettings, settings: ServiceSettings) -> serve.Deployment:

@@ -5,6 +5,7 @@ one waits for others just as long as it is told. What nobody waits for any more 
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,8 +19,9 @@ class Batcher(Generic[T, R]):
     """Gathers items into batches for a function that computes many at once.
 
     ``compute`` gets at most ``most`` items, oldest first, and returns a result for each; its error
-    is that of all of them. ``wait`` is how long, in seconds, an item waits for others while
-    nothing is computed. ``done`` is told the size of each batch and the seconds it took.
+    is that of all of them. ``lanes`` batches are computed at a time, and few items are spread over
+    those that are free. ``wait`` is how long, in seconds, an item waits for others while nothing is
+    computed. ``done`` is told the size of each batch and the seconds it took.
     """
 
     def __init__(
@@ -27,13 +29,15 @@ class Batcher(Generic[T, R]):
         compute: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
         most: int,
-        wait: float,
+        lanes: int = 1,
+        wait: float = 0.0,
         done: Callable[[int, float], None] = lambda *_: None,
     ):
-        self.compute, self.most, self.wait, self.done = compute, most, wait, done
+        self.compute, self.most, self.lanes, self.wait, self.done = compute, most, lanes, wait, done
         self.items: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self.gathering: asyncio.Task[None] | None = None
         self.full = asyncio.Event()
-        self.runner: asyncio.Task[None] | None = None
+        self.computing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """Return the number of items that wait."""
@@ -43,32 +47,42 @@ class Batcher(Generic[T, R]):
         """Return the result of an item, computed together with others."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.items.append((item, future))
-        if len(self.items) >= self.most:
+        if len(self.items) >= self.most * self.lanes:
             self.full.set()
-        if self.runner is None:
+        if not self.gathering and len(self.computing) < self.lanes:
             # A task of its own: one that is cancelled must not take others' batches with it.
-            self.runner = asyncio.create_task(self._run())
+            self.gathering = asyncio.create_task(self._gathered())
         return await future
 
-    async def _run(self) -> None:
+    async def _gathered(self) -> None:
+        """Give others the time to come, then start what lanes there are for."""
         try:
-            if self.wait and len(self.items) < self.most:
+            if not self.computing and len(self.items) < self.most * self.lanes:
                 self.full.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.wait):
                         await self.full.wait()
-                except TimeoutError:
-                    pass  # those that are there are the batch
-            while self.items:
-                batch: list[tuple[T, asyncio.Future[R]]] = []
-                while self.items and len(batch) < self.most:
-                    item, future = self.items.popleft()
-                    if not future.done():
-                        batch.append((item, future))
-                if batch:
-                    await self._computed(batch)
         finally:
-            self.runner = None
+            self.gathering = None
+        self._start()
+
+    def _start(self) -> None:
+        while self.items and len(self.computing) < self.lanes:
+            free = self.lanes - len(self.computing)
+            share = min(self.most, -(-len(self.items) // free))
+            batch: list[tuple[T, asyncio.Future[R]]] = []
+            while self.items and len(batch) < share:
+                item, future = self.items.popleft()
+                if not future.done():
+                    batch.append((item, future))
+            if batch:
+                task = asyncio.create_task(self._computed(batch))
+                self.computing.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.computing.discard(task)
+        self._start()
 
     async def _computed(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         started = time.perf_counter()

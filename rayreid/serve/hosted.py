@@ -4,6 +4,7 @@ import asyncio
 import functools
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,15 @@ from rayreid.serve.models import Batch, Embedded, Explaining, Report, Scored, Se
 from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_together
 from rayreid.serve.refusals import RefusalError
 
-IMAGES_PER_BATCH, REQUESTS_PER_BATCH = 64, 16
-"""Most images that are embedded, and most requests that are scored, at a time."""
+IMAGES_PER_BATCH = {"cuda": 64, "cpu": 8}
+"""Most images that are embedded at a time: more do not fit a core's cache, and let others wait."""
+REQUESTS_PER_BATCH = 16
+"""Most requests that are scored at a time."""
 BATCH_WAIT_S = 0.004
 """How long an idle model waits for further requests: less than a crop takes on a CPU."""
+NICENESS = 5
+"""How far threads that compute stand back: those that read and decode have little to do, and
+everything waits for it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,28 +40,40 @@ R = TypeVar("R")
 class Hosted:
     """A model that is loaded: every batch is of this one, whatever replaces it later."""
 
-    def __init__(self, served: Served, trained: Trained, *, cuda: bool = False, threads: int = 1):
+    def __init__(self, served: Served, trained: Trained, *, cuda: bool = False, lanes: int = 1):
         started = time.perf_counter()
         self.served = served
         # The same numbers whatever else is in a batch: TF32 would round to 11 bits, in ways
         # that differ with the shape of the batch.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self.method = trained.method.to("cuda" if cuda else "cpu")
-        # One thread that computes: memory is that of one batch, and the event loop stays free
-        # to gather the next one.
-        self.worker = ThreadPoolExecutor(1, "torch", torch.set_num_threads, (threads,))
+        device = "cuda" if cuda else "cpu"
+        self.method = trained.method.to(device)
+        # Batches side by side, a thread each, rather than one that all threads share: those wait
+        # for each other at every step, and for each core that something else wants too.
+        self.embedders = ThreadPoolExecutor(lanes, "embed", _computing)
+        # Apart, so that the last step of a request does not queue behind others' first.
+        self.scorers = ThreadPoolExecutor(lanes, "score", _computing)
         # The event loop stays free, and no more full-size pictures than threads are in memory.
         self.decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
         # The first batch is the slowest, and shows whether the method works on this machine.
         blank = np.zeros((served.height, served.width, 3), np.uint8)
-        (embedding,) = self.worker.submit(embed_distinct, self.method, [""], [blank]).result()
-        self.call_cost = self.worker.submit(call_cost, self.method, embedding).result()
+        first = self.embedders.submit(embed_distinct, self.method, [""], [blank])
+        (embedding,) = first.result()
+        self.call_cost = self.scorers.submit(call_cost, self.method, embedding).result()
         self.images: Batcher[tuple[str, UInt8[np.ndarray, "h w 3"]], Tensor] = Batcher(
-            self._embed, most=IMAGES_PER_BATCH, wait=BATCH_WAIT_S, done=self.done("embed")
+            self._embed,
+            most=IMAGES_PER_BATCH[device],
+            lanes=lanes,
+            wait=BATCH_WAIT_S,
+            done=self.done("embed"),
         )
         self.comparisons: Batcher[Comparison, Float32[np.ndarray, " p"]] = Batcher(
-            self._score, most=REQUESTS_PER_BATCH, wait=BATCH_WAIT_S, done=self.done("score")
+            self._score,
+            most=REQUESTS_PER_BATCH,
+            lanes=lanes,
+            wait=BATCH_WAIT_S,
+            done=self.done("score"),
         )
         self.batches: list[Batch] = []
         self.load_seconds: float | None = time.perf_counter() - started
@@ -85,7 +103,8 @@ class Hosted:
         The seconds of the stages are added to ``seconds``. Raises as `embed`.
         """
         device = next(self.method.parameters()).device
-        given = [torch.from_numpy(values).to(device) for values in work.embeddings]
+        # Copies: what came with a message is not writable.
+        given = [torch.tensor(values, device=device) for values in work.embeddings]
         return [*await self._embeddings(work, seconds), *given]
 
     async def explain(
@@ -97,7 +116,7 @@ class Hosted:
         decoded = time.perf_counter()
         call = functools.partial(explain_pair, lines=lines)
         both = np.stack([pixels[i] for i in pair])
-        explained = await self.run(self.worker, call, self.method, both)
+        explained = await self.run(self.scorers, call, self.method, both)
         seconds = {"decode": decoded - started, "explain": time.perf_counter() - decoded}
         png = None
         if drawn:
@@ -142,11 +161,11 @@ class Hosted:
 
     async def _embed(self, items: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> list[Tensor]:
         keys, pixels = [key for key, _ in items], [pixels for _, pixels in items]
-        return await self.run(self.worker, embed_distinct, self.method, keys, pixels)
+        return await self.run(self.embedders, embed_distinct, self.method, keys, pixels)
 
     async def _score(self, comparisons: Sequence[Comparison]) -> list[Float32[np.ndarray, " p"]]:
         call = functools.partial(score_together, free=self.call_cost)
-        return await self.run(self.worker, call, self.method, comparisons)
+        return await self.run(self.scorers, call, self.method, comparisons)
 
     async def run(
         self,
@@ -173,3 +192,9 @@ class Hosted:
         report = Report(tuple(self.batches), self.load_seconds, waiting)
         self.batches, self.load_seconds = [], None
         return report
+
+
+def _computing() -> None:
+    """Prepare a thread that computes: for itself, and after those who wait for a client."""
+    torch.set_num_threads(1)
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,32 +1,45 @@
 """The galleries as the service's routes ask them, wherever their keeper is."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
 from rayreid.serve.bodies import SampleBody
 from rayreid.serve.galleries.records import Binding, Gallery, Identity, Receipt, Removal, Sample
+from rayreid.serve.galleries.searching import Searched, Wanted
 from rayreid.serve.galleries.settings import GalleriesSettings
-from rayreid.serve.models import Given, Served
+from rayreid.serve.models import Given, Served, Work
 from rayreid.serve.refusals import RefusalError, Refused
+
+
+@runtime_checkable
+class Searchers(Protocol):
+    """Those who hold snapshots, by their models' names; what is awaited raises `RefusalError`."""
+
+    async def search(
+        self, name: str, work: Work, groups: Sequence[Sequence[int]], wanted: Wanted
+    ) -> Searched:
+        """Return what queries find in a gallery, each some of a request's items."""
+
+    async def forget(self) -> int:
+        """Bring all snapshots up to date with the store; return how many processes did."""
 
 
 class Galleries:
     """What a keeper and the searchers are asked; all raise `RefusalError`.
 
-    ``ask`` calls a verb of the keeper (`rayreid.serve.galleries.keeper.VERBS`); ``forget`` makes
-    all who hold snapshots bring them up to date, and returns how many did.
+    ``ask`` calls a verb of the keeper (`rayreid.serve.galleries.keeper.VERBS`).
     """
 
     def __init__(
         self,
         ask: Callable[..., Awaitable[object]],
-        forget: Callable[[], Awaitable[int]],
+        searchers: Searchers,
         settings: GalleriesSettings,
     ):
-        self.ask, self.forget, self.settings = ask, forget, settings
+        self.ask, self.searchers, self.settings = ask, searchers, settings
 
     async def ready(self) -> None:
         """Return when the store can be asked."""
@@ -56,7 +69,7 @@ class Galleries:
     async def delete(self, name: str) -> None:
         """Do away with a gallery, and have all forget it."""
         await self._asked("delete", name)
-        await self.forget()
+        await self.searchers.forget()
 
     async def enrol(
         self,
@@ -99,7 +112,7 @@ class Galleries:
     async def purge(self, name: str, removal: Removal) -> tuple[Receipt, int]:
         """Erase what is named; return the receipt, and how many snapshots were brought up to it."""
         receipt: Receipt = await self._asked("purge", name, removal)
-        return receipt, await self.forget()
+        return receipt, await self.searchers.forget()
 
     async def embeddings(self, samples: Sequence[SampleBody], served: Served) -> list[Given]:
         """Return the embeddings of enrolled samples, in order.

@@ -127,7 +127,7 @@ class Searcher:
             wanted.gallery, hosted.served.fingerprint, hosted.served.preprocessing
         )
         return await hosted.run(
-            hosted.worker,
+            hosted.scorers,
             search,
             hosted.method,
             snapshot,

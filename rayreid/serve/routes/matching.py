@@ -155,6 +155,12 @@ def router(service: Service) -> APIRouter:
             raise RefusalError(
                 409, f"model {served.name!r} was replaced; its embeddings are of another one now"
             )
+        if items.work.embeddings and not np.isfinite(scored.scores).all():
+            raise RefusalError(
+                422,
+                "the scores of these embeddings are no finite numbers: some hold numbers that no "
+                "image has; embed the images again",
+            )
         _refuse_not_finite(request, scored.served, scored.scores, "score")
         return scored
 

@@ -87,7 +87,7 @@ def router(service: Service) -> APIRouter:
         items = distinct(asked.images, [*asked.embeddings, *enrolled])
         numbers = [[int(items.number[index]) for index in group] for group in groups]
         reading = time.perf_counter() - started
-        found = await service.models.search(served.name, items.work, numbers, wanted)
+        found = await galleries.searchers.search(served.name, items.work, numbers, wanted)
         results = []
         for one in found.found:
             decisions = ["uncalibrated"] * len(one.matches)
