@@ -9,6 +9,7 @@ identification rate and of the gallery's size.
 
 import json
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -141,28 +142,38 @@ class Calibration(Settings):
         decided = [_decision(float(score), known.threshold, review) for score in scores]
         return PairDecisions(decided, known.threshold, review)
 
-    def search_threshold(self, n_enrolled: int, fpir: float) -> SearchThreshold | NotEnough:
+    def search_threshold(
+        self, n_enrolled: int, fpir: float, *, samples: int = 0, crops: int = 1
+    ) -> SearchThreshold | NotEnough:
         """Return the threshold of a false-positive identification rate in a gallery of so many.
 
         ``n_enrolled`` counts people, not crops. Between sizes that were measured the next larger
-        one counts. Raises `ValueError` for a rate that was not asked for when calibrating, or where
-        searches were not calibrated at all.
+        one counts. Where they have more ``samples`` than those of the calibration, they count as
+        so many more people; ``crops`` are a query's. Raises `ValueError` for a rate that was not
+        asked for when calibrating, or where searches were not calibrated at all.
         """
         if self.search is None:
             raise ValueError(
                 f"{self.source} has pairs without people to search for; calibrate on a domain "
                 "(layout=location) for thresholds of searches"
             )
-        return self.search.threshold(n_enrolled, fpir)
+        people = max(n_enrolled, ceil(samples / self.search.samples))
+        return self.search.threshold(people, fpir, crops)
 
     def search_decision(
-        self, scores: Sequence[float] | Float[np.ndarray, " m"], n_enrolled: int, fpir: float
+        self,
+        scores: Sequence[float] | Float[np.ndarray, " m"],
+        n_enrolled: int,
+        fpir: float,
+        *,
+        samples: int = 0,
+        crops: int = 1,
     ) -> PairDecisions:
         """Return a decision for each person that a search found, by that person's score.
 
         The search's own decision is that of its first. Raises `ValueError` as `search_threshold`.
         """
-        found = self.search_threshold(n_enrolled, fpir)
+        found = self.search_threshold(n_enrolled, fpir, samples=samples, crops=crops)
         if isinstance(found, NotEnough):
             return PairDecisions(["uncalibrated"] * len(scores), None, None, str(found))
         assert self.search is not None

@@ -89,7 +89,7 @@ class SearchTable(Settings):
     """Rates, ascending, and thresholds against all people at hand: what extrapolation draws on."""
     searches: PositiveInt
     """Queries, each searched for among people of whom none is on it."""
-    samples: float
+    samples: float = Field(gt=0)
     """Crops of an enrolled person, in the mean; a person's score is that of the best of them."""
     review: float | None
     """At or below it lie at most `REJECTED` of the scores of the person that is searched for."""
@@ -104,11 +104,14 @@ class SearchTable(Settings):
             raise ValueError("the stricter rates must ascend")
         return self
 
-    def threshold(self, enrolled: int, rate: float) -> "SearchThreshold | NotEnough":
-        """Return the threshold for a gallery of so many people.
+    def threshold(
+        self, enrolled: int, rate: float, crops: int = 1
+    ) -> "SearchThreshold | NotEnough":
+        """Return the threshold for a gallery of so many people, and queries of so many crops.
 
-        Between sizes the next larger one counts. Raises `ValueError` for a rate that the table
-        does not have.
+        Between sizes the next larger one counts. A query errs only if one of its crops does, so
+        that of several, at most as often as they together: the union bound again. Raises
+        `ValueError` for a rate that the table does not have.
         """
         chosen = next((known for known in self.rates if known.rate == rate), None)
         if chosen is None:
@@ -118,16 +121,17 @@ class SearchTable(Settings):
                 f"there are {known}"
             )
         enrolled, most = max(1, enrolled), self.sizes[-1]
-        if enrolled <= most:
+        if enrolled <= most and crops == 1:
             found = chosen.thresholds[bisect_left(self.sizes, enrolled)]
             if found is not None:
                 return SearchThreshold(found, enrolled, rate, False)
         else:
-            share = rate * most / enrolled
+            share = rate / crops * min(1, most / enrolled)
             place = bisect_right(self.stricter, share * (1 + 1e-12), key=lambda one: one[0])
             if place:
                 return SearchThreshold(self.stricter[place - 1][1], enrolled, rate, True)
-        needed = ceil(BEYOND * enrolled / (rate * most))
+        larger = enrolled / most if crops == 1 else crops * max(1, enrolled / most)
+        needed = ceil(BEYOND * larger / rate)
         what = f"searches against {most} people, of a gallery of {enrolled},"
         return NotEnough(rate=rate, found=self.searches, needed=needed, what=what)
 
@@ -139,4 +143,5 @@ class SearchThreshold(NamedTuple):
     enrolled: int
     rate: float
     extrapolated: bool
-    """Whether the gallery is larger than any that was measured (the union bound)."""
+    """Whether it is by the union bound: the gallery is larger than any that was measured, or the
+    query has several crops."""

@@ -1,7 +1,7 @@
 """Decisions about pairs, by the thresholds that a served model was calibrated to."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,6 +20,8 @@ class Thresholds(BaseModel):
 
     false_accept_rate: float | None = None
     """Of pairs of two people, the share that may match."""
+    false_positive_identification_rate: float | None = None
+    """Of searches for people who are not enrolled, the share that may match somebody."""
     match: float | None = None
     """Scores above it are matches."""
     review: float | None = None
@@ -28,6 +30,18 @@ class Thresholds(BaseModel):
     """95 % bounds of the rate, by drawing the people of the calibration again."""
     reason: str = ""
     """Why nothing is decided, where it is not."""
+
+
+class Enrolled(Protocol):
+    """How much a gallery holds."""
+
+    @property
+    def identities(self) -> int:
+        """Return the number of people."""
+
+    @property
+    def samples(self) -> int:
+        """Return the number of their crops."""
 
 
 class Decided(NamedTuple):
@@ -65,6 +79,39 @@ def decide(served: Served, scores: Float32[np.ndarray, " p"], rate: float | None
             match=found.match,
             review=found.review,
             rate_bounds=_bounds(calibration, rate),
+            reason=found.reason,
+        ),
+    )
+
+
+def decide_search(
+    served: Served, scores: Sequence[float], gallery: Enrolled, crops: int, rate: float | None
+) -> Decided:
+    """Return what the scores of the people that a search found mean.
+
+    ``gallery`` is what was searched, ``crops`` how many the query has; the rate is that of false
+    identifications, by default the strictest that the calibration tells. Raises `RefusalError` 422
+    for one that it does not know.
+    """
+    calibration = served.calibration
+    if calibration is None or calibration.search is None:
+        reason = f"model {served.name!r} is not calibrated for searches"
+        return Decided(["uncalibrated"] * len(scores), Thresholds(reason=reason))
+    rate = calibration.default_search_rate if rate is None else rate
+    if rate is None:
+        reason = "too few searches were calibrated"
+        return Decided(["uncalibrated"] * len(scores), Thresholds(reason=reason))
+    people, samples = gallery.identities, gallery.samples
+    try:
+        found = calibration.search_decision(scores, people, rate, samples=samples, crops=crops)
+    except ValueError as error:
+        raise RefusalError(422, f"model {served.name!r}: {error}") from None
+    return Decided(
+        found.decisions,
+        Thresholds(
+            false_positive_identification_rate=rate,
+            match=found.match,
+            review=found.review,
             reason=found.reason,
         ),
     )

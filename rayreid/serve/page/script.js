@@ -115,10 +115,9 @@ async function showGalleries() {
     note.textContent = `Galleries are not shown: ${error.message}`;
   }
   note.hidden = !note.textContent;
-  const count = (gallery, name) => gallery[name] ?? gallery.counts?.[name] ?? "";
   $("listed").hidden = !galleries.length;
   $("listed").tBodies[0].replaceChildren(...galleries.map((gallery) => row([
-    gallery.name, gallery.model, count(gallery, "identities"), count(gallery, "samples"),
+    gallery.name, gallery.model, gallery.identities, gallery.samples,
   ])));
   $("galleries").replaceChildren(...galleries.map(({ name }) => new Option(name, name)));
   if (galleries.length && !$("gallery").value) $("gallery").value = galleries[0].name;
@@ -315,10 +314,16 @@ submitted("search", async () => {
     ["Person", "Score", "Decision", "Sample", "Camera", "Time"]));
   const body = document.createElement("tbody");
   body.append(...result.matches.map((match) => row([
-    match.identity, match.score, WORDS[match.decision] ?? match.decision, match.sample,
-    match.camera, match.time])));
+    match.identity, number(match.score), WORDS[match.decision] ?? match.decision, match.sample,
+    match.camera, match.time && new Date(match.time).toLocaleString()])));
   list.append(body);
   if (result.matches.length) told.push(list);
+  const by = result.thresholds;
+  const people = `${said.enrolled.identities} people (${said.enrolled.samples} crops)`;
+  told.push(element("p", by.match === null ? `No decision: ${by.reason}.`
+    : `A match scores above ${number(by.match)}: among ${people}, a share of `
+      + `${by.false_positive_identification_rate} of searches for somebody who is not enrolled `
+      + "finds one.", "soft"));
   told.push(element("p", `Snapshot ${said.snapshot}, request ${said.request_id}.`, "soft"));
   $("found").replaceChildren(...told);
 });
