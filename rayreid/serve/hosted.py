@@ -101,7 +101,8 @@ class Hosted:
         The seconds of the stages are added to ``seconds``. Raises as `embed`.
         """
         device = next(self.method.parameters()).device
-        given = [torch.from_numpy(values).to(device) for values in work.embeddings]
+        # Copies: what came with a message is not writable.
+        given = [torch.tensor(values, device=device) for values in work.embeddings]
         return [*await self._embeddings(work, seconds), *given]
 
     async def _embeddings(self, work: Work, seconds: dict[str, float]) -> list[Tensor]:

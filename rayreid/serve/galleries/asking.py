@@ -1,7 +1,7 @@
 """The galleries as the service's routes ask them, wherever their keeper is."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,6 +14,7 @@ from rayreid.serve.models import Given, Served, Work
 from rayreid.serve.refusals import RefusalError, Refused
 
 
+@runtime_checkable
 class Searchers(Protocol):
     """Those who hold snapshots, by their models' names; what is awaited raises `RefusalError`."""
 
