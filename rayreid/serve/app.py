@@ -28,6 +28,9 @@ KEEPER = "_galleries"
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
 
+FLOOD = 1024
+"""Requests beyond which the HTTP side is not even asked to refuse."""
+
 QUIET = LoggingConfig(enable_access_log=False)
 """Serve would log every path: what is erased from a gallery would stay in its logs."""
 
@@ -70,7 +73,6 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
     """Return the application: a deployment a model, and the HTTP side."""
-    limits = settings.limits
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(
@@ -87,8 +89,8 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
         # It bounds its requests itself; this is for a flood that it could not even refuse.
-        max_ongoing_requests=4 * (limits.admitted + limits.waiting),
-        max_queued_requests=limits.waiting,
+        max_ongoing_requests=FLOOD,
+        max_queued_requests=FLOOD,
         backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
     )
     return ingress.bind(settings, served, models, _keeper(settings))
