@@ -267,8 +267,10 @@ def test_an_answer_says_what_was_done() -> None:
     response = asked(json=in_json(TWO, pairs), headers={"X-Request-ID": "mine"})
     answer = response.json()
     assert answer.pop("timings_ms").keys() == {"read", "decode", "embed", "score"}
+    assert answer.pop("thresholds")["reason"] == "model 'm' is not calibrated"
     assert answer == {
         "scores": [0.0, 0.0],
+        "decisions": ["uncalibrated"] * 2,
         "model": "m",
         "fingerprint": "f",
         "preprocessing": "p",
