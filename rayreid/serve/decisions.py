@@ -1,7 +1,7 @@
 """Decisions about pairs, by the thresholds that a served model was calibrated to."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rayreid.ranking.calibration import Calibration, Decision
 from rayreid.ranking.thresholds import NotEnough
+from rayreid.serve.galleries.records import Gallery
 from rayreid.serve.models import Served
 from rayreid.serve.refusals import RefusalError
 
@@ -30,18 +31,6 @@ class Thresholds(BaseModel):
     """95 % bounds of the rate, by drawing the people of the calibration again."""
     reason: str = ""
     """Why nothing is decided, where it is not."""
-
-
-class Enrolled(Protocol):
-    """How much a gallery holds."""
-
-    @property
-    def identities(self) -> int:
-        """Return the number of people."""
-
-    @property
-    def samples(self) -> int:
-        """Return the number of their crops."""
 
 
 class Decided(NamedTuple):
@@ -85,7 +74,7 @@ def decide(served: Served, scores: Float32[np.ndarray, " p"], rate: float | None
 
 
 def decide_search(
-    served: Served, scores: Sequence[float], gallery: Enrolled, crops: int, rate: float | None
+    served: Served, scores: Sequence[float], gallery: Gallery, crops: int, rate: float | None
 ) -> Decided:
     """Return what the scores of the people that a search found mean.
 

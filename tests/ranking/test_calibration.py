@@ -162,3 +162,17 @@ def test_the_summary_is_plain_and_says_what_can_be_asked() -> None:
     assert told["default_false_positive_identification_rate"] == 0.1
     assert told["search"] == {"rates": [0.1, 0.01], "people": 100}
     assert "takes 100,000" in told["pairs"][2]["reason"]
+
+
+def test_queries_of_several_crops_and_fuller_galleries_ask_for_more() -> None:
+    known = calibration()
+    one = known.search_threshold(100, 0.1)
+    assert not isinstance(one, NotEnough)
+    # Of two crops either may err: each may at half the rate, as at 0.05 against all people.
+    two = known.search_threshold(10, 0.1, crops=2)
+    assert not isinstance(two, NotEnough)
+    assert (two.threshold, two.extrapolated) == (0.65, True)
+    assert isinstance(known.search_threshold(10, 0.1, crops=6), NotEnough)
+    # 250 crops, 2.5 of each person in the calibration, count as 100 people.
+    assert known.search_threshold(20, 0.1, samples=250) == one
+    assert known.search_threshold(20, 0.1, samples=50) == known.search_threshold(20, 0.1)
