@@ -35,6 +35,9 @@ class DoorSettings(Settings):
     """Longest that a body may take to arrive."""
     held_bytes: int = Field(512 * MIB, ge=1)
     """Most bytes of bodies held at once; further requests are told to come back."""
+    requests: int = Field(96, ge=1)
+    """Most requests passed on at once; further ones are told to come back here, where that costs
+    least. By default a few more than the application admits and lets wait."""
     answer_seconds: float = Field(30, gt=0)
     """Longest that a client may take no byte of its answer."""
 

@@ -33,7 +33,7 @@ def load(status: list[int], latency: float = 0.5) -> Load:
 @pytest.fixture
 def served() -> Served:
     return Served(
-        "tiny", 64, 32, 2, {"from pixels": 10.0, "from JPEGs": 8.0}, load([200] * 5),
+        "tiny", 64, 32, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}}, load([200] * 5),
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
         {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
     )  # fmt: skip
@@ -57,14 +57,15 @@ def test_requests_have_each_crop_once() -> None:
 def test_the_model_alone_is_measured_in_a_loop(tmp_path: Path) -> None:
     run = untrained("quickstart", tmp_path)
     crops = [jpeg(np.full((64, 32, 3), i, np.uint8)) for i in range(64)]
-    rates = direct(run, crops, 1, 0.2)
+    rates = direct(run, crops, [1], 0.2)
     assert list(rates) == ["from JPEGs", "from pixels"]
-    assert all(rate > 1 for rate in rates.values())
+    assert all(rate[1] > 1 for rate in rates.values())
 
 
 def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_path: Path) -> None:
-    told = page([served], 10.0)
+    told = page([served], 10.0, 3.0)
     # 5 requests of 16 images in 10 seconds, beside 10 and 8 images a second.
+    assert "3.0 other processes" in told
     cells = [cell.strip() for cell in told.splitlines()[6].strip("|").split("|")]
     assert cells[:8] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32", "80%", "100%"]
     (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]

@@ -242,6 +242,31 @@ def test_where_all_connections_are_at_work_a_new_one_is_told_to_come_back() -> N
         assert [status(received(client)) for client in busy] == [200, 200]
 
 
+def test_requests_at_once_are_bounded() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await asyncio.sleep(1)
+        await app(scope, receive, send)
+
+    two = SETTINGS.model_copy(update={"requests": 2})
+    with ExitStack() as opened, behind_the_door(slow, two) as port:
+        busy = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT))
+            for _ in range(2)
+        ]
+        for client in busy:
+            client.sendall(request())
+        time.sleep(0.3)
+        answer = send(port, request(b"x" * 90_000))
+        assert status(answer) == 503
+        assert b"retry-after: 1" in answer
+        assert set(sentence(answer)) == {"error", "request_id"}
+        health = request(method=b"GET").replace(b"GET / ", b"GET /healthz ")
+        assert status(send(port, health)) == 200, "who asks how it is must be told"
+        assert [status(received(client)) for client in busy] == [200, 200]
+        assert status(send(port, request())) == 200
+
+
 def test_bodies_at_once_are_bounded(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
         client.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b"x" * 89_000)
