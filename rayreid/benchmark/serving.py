@@ -16,7 +16,7 @@ from rayreid.batch import Census
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.load import Load, arrivals, closed_loop, elsewhere, open_loop
 from rayreid.benchmark.processes import serving as serving_processes
-from rayreid.benchmark.requests import IMAGES, PAIRS, drawn_crops, pairs_of, requests
+from rayreid.benchmark.requests import FEW, IMAGES, SLOW, drawn_crops, pairs_of, requests
 from rayreid.benchmark.serving_page import BATCH, CLIENTS, Served, draw, figures, page
 from rayreid.checkpoint import build, load_trained, save_trained
 from rayreid.data.decoding import decode_bytes
@@ -61,8 +61,6 @@ def serving(
         "commit": commit(),
         "seconds": seconds,
         "others_on_the_machine": round(others, 1),
-        "images_of_a_request": IMAGES,
-        "pairs_of_a_request": PAIRS,
         "models": {one.name: figures(one) for one in measured},
     }
     (to / "load.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -94,7 +92,8 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         alone = processes.submit(direct, run, crops, sorted({1, cores}), seconds).result()
     tell(f"{run.name}: alone {alone}")
-    asked = requests(crops)
+    images = FEW if max(alone["from pixels"].values()) < SLOW else IMAGES
+    asked = requests(crops, images)
     with session():
         start(service_of([run], port=port))
         try:
@@ -104,7 +103,7 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
             full = max(tries, key=Load.rate)
             taken = sum(one.seconds for one in tries)
             shares = {name: (s - before.get(name, 0)) / taken for name, s in _seconds().items()}
-            tell(f"{run.name}: served {IMAGES * full.rate():.1f} images/s, cores {shares}")
+            tell(f"{run.name}: served {images * full.rate():.1f} images/s, cores {shares}")
             rates = {name: share * full.rate() for name, share in LOADS.items()}
             loads = {}
             for number, (name, rate) in enumerate(rates.items()):
@@ -113,7 +112,7 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
                 tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
         finally:
             stop()
-    return Served(run.name, height, width, alone, full, loads, rates, shares)
+    return Served(run.name, height, width, images, alone, full, loads, rates, shares)
 
 
 def direct(

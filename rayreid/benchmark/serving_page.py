@@ -10,7 +10,7 @@ import numpy as np
 
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.load import Load
-from rayreid.benchmark.requests import IMAGES, PAIRS
+from rayreid.benchmark.requests import pairs_of
 from rayreid.report import table
 from rayreid.run import commit
 
@@ -31,6 +31,8 @@ class Served:
     name: str
     height: int
     width: int
+    asked_at_once: int
+    """Images of a request."""
     direct: Mapping[str, Mapping[int, float]]
     """Images a second that the model alone embeds and matches, of JPEGs and of their pixels, by the
     number of threads."""
@@ -48,7 +50,11 @@ class Served:
 
     def images(self) -> float:
         """Return the images a second that were served at saturation."""
-        return IMAGES * self.full.rate()
+        return self.asked_at_once * self.full.rate()
+
+    def pairs(self) -> float:
+        """Return the pairs a second that were served at saturation."""
+        return len(pairs_of(self.asked_at_once)) * self.full.rate()
 
 
 def figures(one: Served) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def figures(one: Served) -> dict[str, Any]:
         "input": [one.height, one.width],
         "direct_images_a_second_by_threads": {k: dict(v) for k, v in one.direct.items()},
         "served_images_a_second": one.images(),
-        "served_pairs_a_second": PAIRS * one.full.rate(),
+        "images_of_a_request": one.asked_at_once,
+        "served_pairs_a_second": one.pairs(),
         "share_of_direct": {name: one.images() / one.best(name) for name in one.direct},
         "cores": dict(one.shares),
         "full": {"clients": CLIENTS, **load(one.full)},
@@ -89,7 +96,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
             f"{one.best('from pixels'):.1f}",
             f"{one.best('from JPEGs'):.1f}",
             f"{one.images():.1f}",
-            f"{PAIRS * one.full.rate():.0f}",
+            f"{one.pairs():.0f}",
+            str(one.asked_at_once),
             f"{one.images() / one.best('from pixels'):.0%}",
             f"{one.images() / one.best('from JPEGs'):.0%}",
             f"{one.full.busy:.2f}",
@@ -113,7 +121,7 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
-        f"{IMAGES} JPEGs and {PAIRS} pairs a request, in forms. The model directly: batches of "
+        f"JPEGs in forms, each of the first half of a request with each of the second. The model directly: batches of "
         f"{BATCH}, in one thread or one a core, whichever is faster, in a process "
         f"that has the machine for itself. The service shares the {cores} cores with the "
         f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s, the better of two "
@@ -126,6 +134,7 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
                 "from JPEGs",
                 "served",
                 "pairs/s",
+                "images of a request",
                 "of direct from pixels",
                 "from JPEGs",
                 "cores of the client",

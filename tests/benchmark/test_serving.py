@@ -15,7 +15,7 @@ from PIL import Image
 from rayreid.benchmark.fuzzing import bombs, mutated, seeds
 from rayreid.benchmark.load import Load
 from rayreid.benchmark.processes import family
-from rayreid.benchmark.requests import IMAGES, PAIRS, form, jpeg, pairs_of, requests
+from rayreid.benchmark.requests import IMAGES, form, jpeg, pairs_of, requests
 from rayreid.benchmark.serving import direct, untrained
 from rayreid.benchmark.serving_page import Served, draw, figures, page
 from rayreid.benchmark.soak import Soak, slope
@@ -33,7 +33,7 @@ def load(status: list[int], latency: float = 0.5) -> Load:
 @pytest.fixture
 def served() -> Served:
     return Served(
-        "tiny", 64, 32, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}}, load([200] * 5),
+        "tiny", 64, 32, 16, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}}, load([200] * 5),
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
         {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
     )  # fmt: skip
@@ -47,8 +47,8 @@ def test_requests_have_each_crop_once() -> None:
     for crop in crops[:32]:
         assert sum(request.count(crop) for request in asked) == 1
     pairs = pairs_of(IMAGES)
-    assert len(pairs) == PAIRS
-    assert len({tuple(pair) for pair in pairs.tolist()}) == PAIRS
+    assert len(pairs) == 64
+    assert len({tuple(pair) for pair in pairs.tolist()}) == 64
     body, kind = form([b"x"], {"pairs": b"[]"})
     assert kind == "multipart/form-data; boundary=--rayreid"
     assert body.endswith(b"----rayreid--\r\n")
@@ -67,7 +67,7 @@ def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_pat
     # 5 requests of 16 images in 10 seconds, beside 10 and 8 images a second.
     assert "3.0 other processes" in told
     cells = [cell.strip() for cell in told.splitlines()[6].strip("|").split("|")]
-    assert cells[:8] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32", "80%", "100%"]
+    assert cells[:9] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32", "16", "80%", "100%"]
     (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:6] == ["4.0", "0.2", "1", "1"]
