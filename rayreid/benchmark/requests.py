@@ -12,8 +12,8 @@ from rayreid.benchmark.load import post
 from rayreid.data.synthetic import draw_domain
 
 IMAGES, FEW = 16, 4
-"""Of a request: a few people's crops, half of them matched with the other half. Few for a model that
-embeds less than `SLOW` images a second."""
+"""Of a request: a few people's crops, half of them matched with the other half. `FEW` for a model
+that embeds less than `SLOW` images a second."""
 SLOW = 100.0
 
 PEOPLE, CAMERAS, CROPS = 64, 4, 2

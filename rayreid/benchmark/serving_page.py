@@ -121,11 +121,11 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
-        f"JPEGs in forms, each of the first half of a request with each of the second. The model directly: batches of "
-        f"{BATCH}, in one thread or one a core, whichever is faster, in a process "
-        f"that has the machine for itself. The service shares the {cores} cores with the "
-        f"client that asks it. {CLIENTS} clients at a time, {seconds:g} s, the better of two "
-        f"tries. Before it began, {others:.1f} other processes wanted a core (load average).\n\n"
+        "JPEGs in forms, each of the first half of a request matched with each of the second. The "
+        f"model directly: batches of {BATCH}, in one thread or one a core, whichever is faster, in "
+        f"a process that has the machine for itself. The service shares the {cores} cores with the "
+        f"client that asks it: {CLIENTS} at a time, {seconds:g} s, the better of two tries. Before "
+        f"it began, {others:.1f} other processes wanted a core (load average).\n\n"
         + table(
             (
                 "model",

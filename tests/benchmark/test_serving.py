@@ -33,7 +33,8 @@ def load(status: list[int], latency: float = 0.5) -> Load:
 @pytest.fixture
 def served() -> Served:
     return Served(
-        "tiny", 64, 32, 16, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}}, load([200] * 5),
+        "tiny", 64, 32, 16, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}},
+        load([200] * 5),
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
         {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
     )  # fmt: skip
