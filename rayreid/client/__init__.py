@@ -45,7 +45,8 @@ class Client:
     ``token`` is what the service asks callers for, or ``token_file`` a file that holds it. What is
     refused for lack of room is asked again, up to ``retries`` times within ``patience`` seconds and
     no earlier than the service says; so is what got no answer, where asking twice does no more
-    than asking once. All else that goes wrong is a `ServiceError`.
+    than asking once. All else that goes wrong is a `ServiceError`; an address that is none, or a
+    file that others can read, a `ValueError`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Client:
         patience: float = 60.0,
     ):
         if token_file is not None:
-            token = token_file.read_text().strip()
+            token = _token(token_file)
         self.connection = Connection(
             url, token=token, timeout=timeout, retries=retries, patience=patience
         )
@@ -296,3 +297,9 @@ class Client:
 def _at(gallery: str, *below: str) -> str:
     """Return a gallery's path, or one below it; names are data and are quoted whole."""
     return "/".join(["/v1/galleries", *(quote(part, safe="") for part in (gallery, *below))])
+
+
+def _token(file: Path) -> str:
+    if file.stat().st_mode & 0o077:
+        raise ValueError(f"{file} can be read by others; chmod 600 {file}")
+    return file.read_text().strip()

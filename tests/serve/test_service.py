@@ -2,11 +2,7 @@
 
 import base64
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import ray
 from click.testing import CliRunner
@@ -27,6 +22,9 @@ from rayreid.cli import cli
 from rayreid.client import Client, ServiceError
 from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, service_of
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
+
+
+log = logging.getLogger(__name__)
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -319,28 +317,36 @@ def test_a_model_is_replaced_without_losing_a_request(
 
 
 @pytest.mark.slow
-def test_the_verb_serves_until_ctrl_c(run: Path, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
-    code = "from rayreid.__main__ import main; main()"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", str(run), f"--port={port}"],
-            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + 100
-    while "Ctrl-C stops it" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    answer = httpx.post(
-        f"http://127.0.0.1:{port}{PATH}", json=in_json([picture(0), picture(1)], [[0, 1]]),
-        timeout=TIMEOUT, trust_env=False,
-    )  # fmt: skip
-    assert answer.status_code == 200
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 0, log.read_text()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
-    assert "Traceback" not in log.read_text()
+def test_a_model_is_loaded_when_it_is_asked_for_and_leaves(
+    client: httpx.Client, other_run: Path
+) -> None:
+    other = load_trained(other_run)
+    started = time.perf_counter()
+    body = in_json([picture(0), picture(1)], [[0, 1]]) | {"model": "spare"}
+    answer = client.post(PATH, json=body, timeout=3 * TIMEOUT)
+    log.warning("cold start: %.1f s", time.perf_counter() - started)
+    assert answer.status_code == 200, answer.text
+    wanted = expected(other, [picture(0), picture(1)], [(0, 1)])
+    np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)
+    assert answer.json()["model"] == "spare"
+    deadline = time.monotonic() + 60
+    while client.get("/v1/models").json()["models"][1]["loaded"]:
+        assert time.monotonic() < deadline, "it stays though nobody asks"
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_gone_is_told_when_a_replica_starts(
+    client: httpx.Client, other_run: Path
+) -> None:
+    body = in_json([picture(0), picture(1)], [[0, 1]])
+    (other_run / "best").rename(other_run / "gone")
+    try:
+        assert client.post(PATH, json=body).status_code == 200
+        # Another replica than the loaded one has nothing to load.
+        answer = client.post(PATH, json=body | {"model": "spare"}, timeout=3 * TIMEOUT)
+        assert answer.status_code == 503, answer.text
+        assert "no trained run" in answer.json()["error"], answer.text
+        assert client.post(PATH, json=body).status_code == 200
+    finally:
+        (other_run / "gone").rename(other_run / "best")
