@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayreid.serve.galleries.opening import open_store
+from rayreid.serve.galleries.opening import take_over
 from rayreid.serve.galleries.records import BrokenError, Removal, Sample
 from rayreid.serve.galleries.sqlite import SqliteStore
 from rayreid.serve.galleries.store import Store
@@ -19,6 +19,10 @@ WINDOW = 64
 SHAPES = {"vectors": (512,), "maps": (1, 24, 96)}
 
 
+def files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
 def traces(folder: Path, embeddings: Iterable[np.ndarray], texts: Iterable[str]) -> list[str]:
     """Return what is found in any file below a folder, by Python's own search alone."""
     sought = {text.encode(): text for text in texts}
@@ -27,11 +31,17 @@ def traces(folder: Path, embeddings: Iterable[np.ndarray], texts: Iterable[str])
         for start in range(0, len(data) - WINDOW + 1, WINDOW):
             sought[data[start : start + WINDOW]] = f"embedding {number} at {start}"
     found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            contents = path.read_bytes()
-            found += [f"{path.name}: {what}" for piece, what in sought.items() if piece in contents]
+    for path in files(folder):
+        contents = path.read_bytes()
+        found += [f"{path.name}: {what}" for piece, what in sought.items() if piece in contents]
     return found
+
+
+def quick_traces(folder: Path, embeddings: np.ndarray, texts: Iterable[str]) -> list[str]:
+    """Return the same, a trace a file, by the search of `Sought`: a server has many files."""
+    sought = Sought([one.astype("<f4").tobytes() for one in embeddings], texts)
+    found = [(path.name, sought.found_in(path)[0]) for path in files(folder)]
+    return [f"{name} at {trace.at}" for name, trace in found if trace is not None]
 
 
 @pytest.fixture
@@ -51,15 +61,6 @@ def people(count: int, secret: str) -> list[Sample]:
     ]  # fmt: skip
 
 
-def texts_of(samples: list[Sample]) -> set[str]:
-    return {text for s in samples for text in (s.id, s.identity, *s.tags)} | {samples[0].camera}
-
-
-def stored_form(texts: set[str]) -> set[str]:
-    """Return texts as they are, and with their quotes as JSON has them."""
-    return texts | {text.replace('"', '\\"') for text in texts}
-
-
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_purge_leaves_no_trace(
     store: Store, reader: Store, everywhere: Path, shape: tuple[int, ...], address: str
@@ -77,27 +78,28 @@ def test_a_purge_leaves_no_trace(
     store.rename("hall", "leaving person 000", "leaving renamed")
     store.merge("hall", "leaving person 001", "leaving renamed")
     store.remove("hall", Removal(samples=(going[-1].id,)))
-    assert len(traces(everywhere, gone, stored_form(texts_of(going)))) > 60, "none would be found"
+    search = traces if shape == (512,) and address == str(everywhere) else quick_traces
+    for what in ((gone, ()), (gone[:0], {"leaving"})):
+        assert search(everywhere, *what), "none would be found"
     receipt = store.purge(
         "hall",
         Removal(
-            identities=tuple(sorted({s.identity for s in going[6:]}) + ["leaving renamed"]),
+            identities=(*sorted({s.identity for s in going[6:]}), "leaving renamed"),
             samples=(going[0].id, going[-1].id),
         ),
     )
     assert receipt.samples == 59
     assert receipt.missing == (going[-1].id,)
     assert receipt.check.remains == ()
-    left = traces(everywhere, gone, stored_form(texts_of(going)) | {"leaving"})
-    assert left == []
+    assert search(everywhere, gone, {"leaving"}) == []
     # And what stays, stays: with the store as it is, and opened anew.
     assert [s.id for s in reader.samples("hall", None, "", 999)] == [s.id for s in staying]
     store.close()
-    again = open_store(address, LIMITS, writable=True)
+    again = take_over(address, LIMITS, 10.0)
     ids = [sample.id for sample in staying]
     np.testing.assert_array_equal(again.embeddings("hall", ids), rows[::2])
     again.purge("hall", Removal(everything=True))
-    assert traces(everywhere, rows, stored_form(texts_of(both)) | {"staying"}) == []
+    assert search(everywhere, rows, {"leaving", "staying"}) == []
     again.close()
 
 
@@ -105,9 +107,9 @@ def test_a_deleted_gallery_leaves_no_trace(store: Store, everywhere: Path) -> No
     store.create("hall", BINDING)
     samples, rows = people(30, "leaving"), vectors(30)
     store.enrol("hall", samples, rows, *MADE_BY)
-    assert traces(everywhere, (), texts_of(samples))
+    assert quick_traces(everywhere, rows[:0], {"leaving"})
     store.delete("hall")
-    assert traces(everywhere, rows.reshape(5, -1), stored_form(texts_of(samples))) == []
+    assert quick_traces(everywhere, rows.reshape(5, -1), {"leaving"}) == []
     store.create("hall", BINDING)
     enrol(store, "anna-0")
 
@@ -132,7 +134,9 @@ def test_a_purge_that_left_a_trace_would_tell(
     store.create("hall", BINDING.__class__("tiny", *MADE_BY, (512,)))
     rows = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32)
     store.enrol("hall", people(2, "leaving"), rows, *MADE_BY)
-    kept = store.tables("hall").database.path.read_bytes()
+    database = store.tables("hall").database
+    database.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    kept = database.path.read_bytes()
     rewritten = SqliteStore._forget
 
     def restored(self: SqliteStore, path: Path) -> None:
