@@ -12,20 +12,27 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 # isort: split
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
+from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
-from rayreid.serve.models import Served, describe
+from rayreid.serve.models import Served, calibration_of, describe
 from rayreid.serve.refusals import RETRY_AFTER_S
 from rayreid.serve.settings import ModelSettings, ServiceSettings
 from rayreid.settings import checked
 
+KEEPER = "_galleries"
+"""Name of the deployment that writes galleries: none that a model may have."""
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
 
 FLOOD = 1024
 """Requests beyond which the HTTP side is not even asked to refuse."""
+
+QUIET = LoggingConfig(enable_access_log=False)
+"""Serve would log every path: what is erased from a gallery would stay in its logs."""
 
 _PROMPT = serve.deployment(
     max_constructor_retry_count=1,
@@ -33,6 +40,7 @@ _PROMPT = serve.deployment(
     graceful_shutdown_timeout_s=DRAIN_S,
     # A replacement comes before the old one goes.
     max_surge_percent=1,
+    logging_config=QUIET,
 )
 """Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
 
@@ -51,10 +59,16 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
     Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
     """
-    return {
-        model.name: describe(model.name, load_trained(model.run), on_demand=model.on_demand)
-        for model in settings.models
-    }
+    found = {}
+    for model in settings.models:
+        trained = load_trained(model.run)
+        found[model.name] = describe(
+            model.name,
+            trained,
+            on_demand=model.on_demand,
+            calibration=calibration_of(model.run, trained),
+        )
+    return found
 
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
@@ -62,7 +76,11 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(
-            model.run, served[model.name], max(1, sharing), model.gpus > 0
+            model.run,
+            served[model.name],
+            max(1, sharing),
+            model.gpus > 0,
+            settings.galleries,
         )
         for model in settings.models
     }
@@ -75,7 +93,24 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         max_queued_requests=FLOOD,
         backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
     )
-    return ingress.bind(settings, served, models)
+    return ingress.bind(settings, served, models, _keeper(settings))
+
+
+def _keeper(settings: ServiceSettings) -> Application | None:
+    """Return the galleries' one writer."""
+    galleries, limits = settings.galleries, settings.limits
+    if galleries is None:
+        return None
+    keeper = _PROMPT(Keeper).options(
+        name=KEEPER,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=limits.admitted,
+        max_queued_requests=limits.waiting,
+        # Two would want to write: the old one goes before the new one comes.
+        max_surge_percent=0,
+    )
+    return keeper.bind(galleries.store, galleries.limits)
 
 
 def _matcher(model: ModelSettings, settings: ServiceSettings) -> serve.Deployment:

@@ -16,8 +16,10 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
+from rayreid.guard.origins import is_loopback
+from rayreid.serve.app import QUIET
 from rayreid.serve.ingress import APPLICATION
-from rayreid.serve.settings import ServiceSettings, is_loopback
+from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import checked, read_yaml, unknown
 
 IMPORT_PATH = "rayreid.serve.app:build"
@@ -32,6 +34,7 @@ def serve_config(settings: ServiceSettings) -> dict[str, Any]:
             "port": settings.port,
             "request_timeout_s": settings.limits.seconds,
         },
+        "logging_config": QUIET.model_dump(exclude_defaults=True),
         "applications": [
             {
                 "name": APPLICATION,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import io
 import os
 import threading
 import time
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from rayreid.checkpoint import Trained
 from rayreid.data.decoding import decode_bytes
+from rayreid.explain import SHOWN_HEIGHT, Explained, explain_pair, picture
 from rayreid.serve.batching import Batcher
-from rayreid.serve.models import Batch, Embedded, Report, Scored, Served, Work
+from rayreid.serve.models import Batch, Embedded, Explaining, Report, Scored, Served, Work
 from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_together
 from rayreid.serve.refusals import RefusalError
 
@@ -64,14 +66,14 @@ class Hosted:
             most=IMAGES_PER_BATCH[device],
             lanes=lanes,
             wait=BATCH_WAIT_S,
-            done=self._done("embed"),
+            done=self.done("embed"),
         )
         self.comparisons: Batcher[Comparison, Float32[np.ndarray, " p"]] = Batcher(
             self._score,
             most=REQUESTS_PER_BATCH,
             lanes=lanes,
             wait=BATCH_WAIT_S,
-            done=self._done("score"),
+            done=self.done("score"),
         )
         self.batches: list[Batch] = []
         self.load_seconds: float | None = time.perf_counter() - started
@@ -84,18 +86,52 @@ class Hosted:
         seconds: dict[str, float] = {}
         embeddings = await self._embeddings(work, seconds)
         values = torch.stack(embeddings).cpu().numpy()
-        return Embedded(self.served, values, seconds, self._report())
+        return Embedded(self.served, values, seconds, self.report())
 
     async def score(self, work: Work, pairs: Int64[np.ndarray, "p 2"]) -> Scored:
         """Return the scores of pairs of a request's items; raises as `embed`."""
         seconds: dict[str, float] = {}
-        embeddings = await self._embeddings(work, seconds)
-        device = next(self.method.parameters()).device
-        embeddings += [torch.from_numpy(given).to(device) for given in work.embeddings]
+        embeddings = await self.items(work, seconds)
         started = time.perf_counter()
         scores = await self.comparisons(Comparison(work.keys, embeddings, pairs))
         seconds["score"] = time.perf_counter() - started
-        return Scored(self.served, scores, seconds, self._report())
+        return Scored(self.served, scores, seconds, self.report())
+
+    async def items(self, work: Work, seconds: dict[str, float]) -> list[Tensor]:
+        """Return the embeddings of all items of a request, on the model's device.
+
+        The seconds of the stages are added to ``seconds``. Raises as `embed`.
+        """
+        device = next(self.method.parameters()).device
+        # Copies: what came with a message is not writable.
+        given = [torch.tensor(values, device=device) for values in work.embeddings]
+        return [*await self._embeddings(work, seconds), *given]
+
+    async def explain(
+        self, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from; raises as `embed`."""
+        started = time.perf_counter()
+        pixels = await self._decoded(work)
+        decoded = time.perf_counter()
+        call = functools.partial(explain_pair, lines=lines)
+        both = np.stack([pixels[i] for i in pair])
+        explained = await self.run(self.scorers, call, self.method, both)
+        seconds = {"decode": decoded - started, "explain": time.perf_counter() - decoded}
+        png = None
+        if drawn:
+            images = [work.images[i] for i in pair]
+            png = await self.run(self.decoders, self._drawn, explained, images)
+            seconds["draw"] = time.perf_counter() - decoded - seconds["explain"]
+        return Explaining(self.served, explained, png, seconds, self.report())
+
+    def _drawn(self, explained: Explained, images: Sequence[bytes]) -> bytes:
+        """Return the picture of an explanation, its crops as tall as they are shown."""
+        width = round(SHOWN_HEIGHT * self.served.width / self.served.height)
+        first, second = (decode_bytes(image, "", SHOWN_HEIGHT, width) for image in images)
+        file = io.BytesIO()
+        picture(explained, first, second).save(file, "PNG")
+        return file.getvalue()
 
     async def _embeddings(self, work: Work, seconds: dict[str, float]) -> list[Tensor]:
         started = time.perf_counter()
@@ -109,7 +145,7 @@ class Hosted:
 
     async def _decoded(self, work: Work) -> list[UInt8[np.ndarray, "h w 3"]]:
         decoding = [
-            self._in(
+            self.run(
                 self.decoders, decode_bytes, image, name, self.served.height, self.served.width
             )
             for image, name in zip(work.images, work.names, strict=True)
@@ -125,29 +161,32 @@ class Hosted:
 
     async def _embed(self, items: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]) -> list[Tensor]:
         keys, pixels = [key for key, _ in items], [pixels for _, pixels in items]
-        return await self._in(self.embedders, embed_distinct, self.method, keys, pixels)
+        return await self.run(self.embedders, embed_distinct, self.method, keys, pixels)
 
     async def _score(self, comparisons: Sequence[Comparison]) -> list[Float32[np.ndarray, " p"]]:
         call = functools.partial(score_together, free=self.call_cost)
-        return await self._in(self.scorers, call, self.method, comparisons)
+        return await self.run(self.scorers, call, self.method, comparisons)
 
-    async def _in(
+    async def run(
         self,
         threads: ThreadPoolExecutor,
         function: Callable[P, R],
         *arguments: P.args,
         **named: P.kwargs,
     ) -> R:
+        """Return a function's result from a thread, the event loop staying free."""
         call = functools.partial(function, *arguments, **named)
         return await asyncio.get_running_loop().run_in_executor(threads, call)
 
-    def _done(self, stage: str) -> Callable[[int, float], None]:
+    def done(self, stage: str) -> Callable[[int, float], None]:
+        """Return what notes the batches of a stage."""
+
         def done(size: int, seconds: float) -> None:
             self.batches.append(Batch(stage, size, seconds))
 
         return done
 
-    def _report(self) -> Report:
+    def report(self) -> Report:
         """Return what was done since the last answer."""
         waiting = len(self.images) + len(self.comparisons)
         report = Report(tuple(self.batches), self.load_seconds, waiting)

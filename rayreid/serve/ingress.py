@@ -7,7 +7,7 @@ before it is one process as well, and images are decoded behind it.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
@@ -20,11 +20,19 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
+from rayreid.guard.access import Guard
+from rayreid.guard.audit import Audit
+from rayreid.guard.origins import is_loopback
+from rayreid.guard.tokens import Tokens
 from rayreid.serve.api import api
+from rayreid.serve.galleries.asking import Galleries
+from rayreid.serve.galleries.keeper import Keeper
+from rayreid.serve.galleries.searching import Searched, Wanted
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.metrics import Metrics
-from rayreid.serve.models import Embedded, Scored, Served, State, Work
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work
 from rayreid.serve.refusals import RETRY_AFTER_S, RefusalError, Refused
 from rayreid.serve.service import Service
 from rayreid.serve.settings import ServiceSettings
@@ -33,11 +41,13 @@ log = logging.getLogger(__name__)
 
 APPLICATION = "rayreid"
 """Name of the application in Ray Serve."""
+FORGET_S = 30.0
+"""How long replicas may take to let go of what was erased."""
 STATES_S = 1.0
 """How long the states of the models are believed before Serve is asked again."""
 
 R = TypeVar("R")
-A = TypeVar("A", Embedded, Scored)
+A = TypeVar("A", Embedded, Scored, Explaining, Searched)
 
 
 class Deployed:
@@ -63,6 +73,42 @@ class Deployed:
         scored: Scored = await self._asked(name, lambda: ask(work, pairs), work)
         self.metrics.scored.labels(name).inc(len(pairs))
         return scored
+
+    async def explain(
+        self, name: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from."""
+        ask = self.handles[name].explain.remote
+        return await self._asked(name, lambda: ask(work, pair, lines, drawn), work)
+
+    async def search(
+        self, name: str, work: Work, groups: Sequence[Sequence[int]], wanted: Wanted
+    ) -> Searched:
+        """Return what queries find in a gallery, each some of a request's items."""
+        ask = self.handles[name].search.remote
+        searched: Searched = await self._asked(name, lambda: ask(work, groups, wanted), work)
+        return searched
+
+    async def forget(self) -> int:
+        """Have every replica of every model let go of what was erased; return how many did."""
+        done = 0
+        for name, handle in self.handles.items():
+            response = handle.broadcast("forget")
+            try:
+                answers = await asyncio.to_thread(response.results, timeout_s=FORGET_S)
+            except (RayActorError, TimeoutError) as error:
+                # One that is gone holds nothing; but others may not have been reached.
+                log.warning(
+                    "not all replicas of %s have let go of what was erased: %s", name, error
+                )
+                raise RefusalError(
+                    503, f"a replica of model {name!r} did not answer; purge again", RETRY_AFTER_S
+                ) from None
+            for answer in answers:
+                if isinstance(answer, Refused):
+                    raise answer.error()
+            done += len(answers)
+        return done
 
     async def states(self) -> Mapping[str, State]:
         """Return the state of each model, as Serve's controller knows it."""
@@ -132,16 +178,40 @@ class Ingress:
         settings: ServiceSettings,
         served: Mapping[str, Served],
         models: Mapping[str, DeploymentHandle[Matcher]],
+        keeper: DeploymentHandle[Keeper] | None = None,
     ):
         self.settings, self.served, self.models = settings, served, models
+        self.keeper = keeper
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP interface; Serve calls this in the replica."""
         metrics = Metrics()
         deployed = Deployed(self.served, self.models, metrics)
-        self.service = Service(deployed, self.settings.limits, metrics=metrics)
-        return api(self.service)
+        galleries = self._galleries(deployed)
+        self.service = Service(deployed, self.settings.limits, galleries, metrics=metrics)
+        return api(self.service, guards=[guard(self.settings)])
 
     async def drained(self, seconds: float) -> bool:
         """Admit no request more, and return whether all that were are answered in time."""
         return await self.service.places.drained(seconds)
+
+    def _galleries(self, deployed: Deployed) -> Galleries | None:
+        keeper, settings = self.keeper, self.settings.galleries
+        if keeper is None or settings is None:
+            return None
+
+        async def ask(verb: str, *arguments: object) -> object:
+            return await answered(lambda: keeper.ask.remote(verb, *arguments))
+
+        return Galleries(ask, deployed, settings)
+
+
+def guard(settings: ServiceSettings) -> Middleware:
+    """Return what decides who may ask; raises what `Tokens` and `Audit` do."""
+    return Middleware(
+        Guard,
+        tokens=Tokens(settings.tokens) if settings.tokens else None,
+        loopback=is_loopback(settings.host),
+        hosts=settings.hosts,
+        audit=Audit(settings.audit) if settings.audit else None,
+    )

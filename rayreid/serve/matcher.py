@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
@@ -10,8 +11,10 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 import numpy as np
 from jaxtyping import Int64
 
+from rayreid.serve.galleries.searching import Searched, Searcher, Wanted
+from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.serve.hosted import Hosted
-from rayreid.serve.models import Embedded, Scored, Served, Work, load
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, Work, load
 from rayreid.serve.refusals import RefusalError, Refused
 
 
@@ -22,11 +25,19 @@ class Matcher:
     would write each to its log with a traceback.
     """
 
-    def __init__(self, run: Path, served: Served, sharing: int, cuda: bool):
+    def __init__(
+        self,
+        run: Path,
+        served: Served,
+        sharing: int,
+        cuda: bool,
+        galleries: GalleriesSettings | None = None,
+    ):
         started = time.perf_counter()
         trained = load(run, served)
         lanes = 1 if cuda else max(1, len(os.sched_getaffinity(0)) // sharing)
         self.hosted = Hosted(served, trained, cuda=cuda, lanes=lanes)
+        self.searcher = None if galleries is None else Searcher(self.hosted, galleries)
         self.hosted.load_seconds = time.perf_counter() - started
 
     async def embed(self, work: Work) -> Embedded | Refused:
@@ -42,3 +53,31 @@ class Matcher:
             return await self.hosted.score(work, pairs)
         except RefusalError as error:
             return error.as_value()
+
+    async def explain(
+        self, work: Work, pair: tuple[int, int], lines: int, drawn: bool
+    ) -> Explaining | Refused:
+        """Return what the score of two of a request's images comes from."""
+        try:
+            return await self.hosted.explain(work, pair, lines=lines, drawn=drawn)
+        except RefusalError as error:
+            return error.as_value()
+
+    async def search(
+        self, work: Work, groups: Sequence[Sequence[int]], wanted: Wanted
+    ) -> Searched | Refused:
+        """Return what queries find in a gallery, each some of a request's items."""
+        assert self.searcher is not None, "the service keeps no galleries"
+        try:
+            return await self.searcher.search(work, groups, wanted)
+        except RefusalError as error:
+            return error.as_value()
+
+    async def forget(self) -> Refused | None:
+        """Bring what is held of galleries up to date: what was erased is no longer held."""
+        assert self.searcher is not None, "the service keeps no galleries"
+        try:
+            await self.searcher.forget()
+        except RefusalError as error:
+            return error.as_value()
+        return None

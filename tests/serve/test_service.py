@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import ray
 from click.testing import CliRunner
 
 from rayreid import serve
@@ -140,6 +141,28 @@ def test_refusals_reach_the_client(client: httpx.Client) -> None:
     for status, request in requests.items():
         response = client.post(PATH, **request)
         assert (response.status_code, set(response.json())) == (status, {"error", "request_id"})
+
+
+def test_serves_proxy_has_the_door(client: httpx.Client) -> None:
+    assert client.get("/healthz", headers={"X-Long": "x" * 20_000}).status_code == 431
+    # Serve itself would take off the time limit, or fail at bytes that are no text.
+    steering = {"X-Request-Timeout-Seconds": "0", "Serve-Multiplexed-Model-Id": b"\xff"}
+    answer = client.get("/healthz", headers=steering | {"X-Request-Id": b"\xff"})
+    assert answer.status_code == 200
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    lost = client.post(PATH, content=b"x" * 65 * 2**20, headers={"Content-Type": "text/plain"})
+    assert (lost.status_code, set(lost.json())) == (413, {"error", "request_id"})
+
+
+def test_no_log_of_serves_has_what_a_path_names(client: httpx.Client) -> None:
+    name = f"anna-{time.time_ns()}"
+    client.get(f"/v1/galleries/lobby/samples/{name}")
+    client.delete(f"/v1/galleries/lobby/samples/{name}?identity={name}")
+    client.get(f"/{name}")
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    files = [file for file in logs.rglob("*") if file.is_file()]
+    assert any("ServeReplica" in file.name or "serve" in str(file) for file in files)
+    assert not [file for file in files if name.encode() in file.read_bytes()]
 
 
 def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
