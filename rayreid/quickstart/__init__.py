@@ -47,6 +47,7 @@ from rayreid.report import ranked_lists, table
 from rayreid.run import Run, open_sources
 from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
+from rayreid.serve.settings import service_of
 from rayreid.session import session
 from rayreid.settings import checked, dotted, unknown
 from rayreid.train import learn_side_by_side, train_on_ray
@@ -215,7 +216,7 @@ def _serve(run: Run, tell: Teller) -> None:
     """Serve a run, ask it over HTTP for the scores of a few pairs, and stop it."""
     domain = open_target(UNSEEN[0], run.experiment)
     pairs, images, same = _some_pairs(domain, run.experiment)
-    url = start(run.folder, port=free_port())
+    url = start(service_of([run.folder], port=free_port()))
     tell(f"serving {run.folder.name} at {url}")
     try:
         body = json.dumps({"images": images, "pairs": pairs}).encode()
