@@ -105,12 +105,12 @@ class JobClient(JobSubmissionClient):
             raise ValueError(f"there is no job {text!r} on {self.name}, nor any other")
         raise unknown(f"job on {self.name}", text, list(jobs)[-20:])
 
-    def _do_request(self, verb: str, endpoint: str, **options: Any) -> Any:
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         """Ask the cluster, as all of Ray's methods do; a failure is a sentence."""
         where = self.cluster.address
         try:
             answer = super()._do_request(
-                verb, endpoint, timeout=(CONNECT_SECONDS, SILENT_SECONDS),
+                method, endpoint, timeout=(CONNECT_SECONDS, SILENT_SECONDS),
                 allow_redirects=False, **options,
             )  # fmt: skip
         except AuthenticationError as error:
@@ -126,7 +126,8 @@ class JobClient(JobSubmissionClient):
         if 300 <= answer.status_code < 400:
             place = answer.headers.get("Location", "elsewhere")
             raise ConnectionError(f"{where} sends one on to {place}; give that address, if it is")
-        if verb == "GET" and answer.status_code >= 500:
+        asked_only = method.upper().startswith("GET")
+        if asked_only and answer.status_code >= 500:
             raise ConnectionError(
                 f"the cluster at {where} cannot answer just now ({answer.status_code} for "
                 f"{endpoint}); a node may be down"
