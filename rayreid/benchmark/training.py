@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from rayreid.batch import Batch, Domain
 from rayreid.benchmark.capacity import bf16_peak, usage
 from rayreid.benchmark.data import machine
+from rayreid.benchmark.matching import plain_maxima
 from rayreid.benchmark.timing import medians
 from rayreid.data.synthetic import draw_domain
 from rayreid.experiment import Experiment, compose
 from rayreid.learner import Learner
 from rayreid.methods import METHODS, find_method
+from rayreid.methods.qaconv_ms import QAConvMS
 from rayreid.report import table
 from rayreid.run import best_device, commit, device_name, write_json
 from rayreid.settings import unknown
@@ -69,6 +72,8 @@ class Form:
     precision: str
     layout: torch.memory_format = torch.channels_last
     compile: bool = False
+    all_held: bool = False
+    """Whether correlations of all pairs are held, where a method matches maps: as published."""
 
 
 PLAIN = "fp32, contiguous"
@@ -79,6 +84,8 @@ FORMS = {
 }
 """The straightforward form, and the learner's two precisions; bf16 is the default."""
 COMPILED = {"bf16, compiled": Form("bf16", compile=True)}
+ALL_HELD = {"fp32, all pairs held": Form("fp32", torch.contiguous_format, all_held=True)}
+"""The straightforward form of what matches maps; `PLAIN` has this project's matching too."""
 
 
 def training(
@@ -106,7 +113,8 @@ def training(
     peak = bf16_peak(device) if device.type == "cuda" else 0.0
     to.mkdir(parents=True, exist_ok=True)
     for case in cases:
-        row = measured(case, forms, rounds, device, peak)
+        matching = ALL_HELD if issubclass(find_method(case.method), QAConvMS) else {}
+        row = measured(case, forms | matching, rounds, device, peak)
         rows[f"{case.name} on {device.type}"] = row
         write_json(kept, rows)
         speeds = (f"{form} {speed:.0f}" for form, speed in row["images_a_second"].items())
@@ -172,7 +180,20 @@ def learner_of(case: Case, form: Form, device: torch.device) -> Learner:
     learner.method.to(memory_format=form.layout)
     learner.method.start_epoch(0, learner.feed.target)
     learner.parallel.train()
+    if form.all_held:
+        assert isinstance(learner.method, QAConvMS)
+        learner.method._pair_scores = partial(_held_scores, learner.method)  # type: ignore[method-assign]
     return learner
+
+
+def _held_scores(method: QAConvMS, maps: Float[Tensor, "b slices c n"]) -> Float[Tensor, "b b"]:
+    """Return ``_pair_scores`` by the whole correlation of all pairs, through autograd."""
+    scores = [head(*plain_maxima(maps[:, i], maps[:, i])) for i, head in enumerate(method.heads)]
+    summed = torch.stack(scores).sum(0)
+    if method.sum_norm is None:
+        return summed
+    normalised: Tensor = method.sum_norm(summed.view(-1, 1))
+    return normalised.view_as(summed)
 
 
 def experiment_of(case: Case, form: Form) -> Experiment:

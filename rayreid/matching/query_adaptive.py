@@ -42,14 +42,30 @@ class MatchHead(nn.Module):
         self, forth: Float[Tensor, "q g n"], back: Float[Tensor, "q g n"]
     ) -> Float[Tensor, "q g"]:
         """Return the scores of all pairs from their maxima, with the normalisations as they are."""
-        both = torch.stack([forth, back], 2).to(self.logit.weight.dtype)
-        q, g, _, n = both.shape
-        x = self.norm(both.reshape(-1, 1, n)).squeeze(1)
+        q, g, n = forth.shape
+        logits = self._logits(torch.stack([forth, back], 2).reshape(-1, n))
+        scores: Tensor = self.score_norm(logits.view(-1, 2).sum(1, keepdim=True))
+        return scores.view(q, g)
+
+    def with_itself(self, forth: Float[Tensor, "b b n"]) -> Float[Tensor, "b b"]:
+        """Return ``forward`` of a set of maps with itself, at half its work.
+
+        The maxima of (p, g) in one direction are those of (g, p) in the other: of the rows that
+        ``forward`` sees each would come twice, which changes no mean and no variance. (Running
+        variances differ by one part in the number of rows, where torch removes their bias.)
+        """
+        b, _, n = forth.shape
+        logits = self._logits(forth.reshape(-1, n)).view(b, b)
+        scores: Tensor = self.score_norm((logits + logits.T).reshape(-1, 1))
+        return scores.view(b, b)
+
+    def _logits(self, maxima: Float[Tensor, "r n"]) -> Float[Tensor, "r 1"]:
+        """Return what the layers before the sum over both directions make of rows of maxima."""
+        x = self.norm(maxima.to(self.logit.weight.dtype)[:, None]).squeeze(1)
         if self.hidden is not None and self.hidden_norm is not None:
             x = F.relu(self.hidden_norm(self.hidden(x)))
-        directions: Tensor = self.logit(x).view(q * g, 2)
-        scores: Tensor = self.score_norm(directions.sum(1, keepdim=True))
-        return scores.view(q, g)
+        logits: Tensor = self.logit(x)
+        return logits
 
     def match(
         self, queries: Float[Tensor, "q c n"], gallery: Float[Tensor, "g c n"]

@@ -213,9 +213,10 @@ class QAConvMS(Method):
         """Return the scores of a batch with itself, normalised by the batch's own statistics."""
         scores = torch.zeros(len(maps), len(maps), device=maps.device)
         for i, head in enumerate(self.heads):
-            maxima = self_maxima(maps[:, i])
+            assert isinstance(head, MatchHead)
+            forth, _ = self_maxima(maps[:, i])
             with torch.autocast(maps.device.type, enabled=False):
-                scores = scores + head(*maxima)
+                scores = scores + head.with_itself(forth)
         if self.sum_norm is None:
             return scores
         with torch.autocast(maps.device.type, enabled=False):

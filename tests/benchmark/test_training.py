@@ -155,3 +155,17 @@ def test_it_runs_where_there_is_no_click() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "--compiled" in answer.stdout
+
+
+def test_the_published_form_learns_the_same() -> None:
+    case = Case("qaconv_ms", "test_resnet", 64, 32, batch=8)
+    losses = []
+    for form in (FORMS[PLAIN], *benchmark.ALL_HELD.values()):
+        learner = benchmark.learner_of(case, form, CPU)
+        batch = benchmark.a_batch(learner, form.layout)
+        torch.manual_seed(0)
+        steps = [learner.step(batch, 1.0) for _ in range(2)]
+        losses.append([{k: v.item() for k, v in step.items()} for step in steps])
+    assert losses[0][0] != losses[0][1]
+    for ours, held in zip(*losses, strict=True):
+        assert ours == pytest.approx(held, rel=1e-3)

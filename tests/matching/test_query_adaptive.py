@@ -58,6 +58,23 @@ def test_head_is_its_equation_in_training(seed: int, hidden: int, q: int, n: int
     assert torch.allclose(head(*maxima), slow_head(head, *maxima), atol=1e-3, rtol=1e-3)
 
 
+@given(seed=SEEDS, hidden=st.sampled_from([0, 1, 7]), b=st.integers(2, 4), n=st.integers(2, 5))
+def test_a_set_with_itself_is_the_head_of_both_directions(
+    seed: int, hidden: int, b: int, n: int
+) -> None:
+    found: list[list[Tensor]] = []
+    for at_half_the_work in (False, True):
+        head = spread(MatchHead(n, hidden)).train().double()
+        forth = random(seed, b, b, n).double().requires_grad_()
+        back = forth.transpose(0, 1)
+        scores = head.with_itself(forth) if at_half_the_work else head(forth, back)
+        (scores * random(seed + 1, b, b)).sum().backward()
+        means = [m.running_mean for m in head.modules() if isinstance(m, nn.BatchNorm1d)]
+        found.append([scores, forth.grad, *(p.grad for p in head.parameters()), *means])
+    for whole, half in zip(*found, strict=True):
+        assert torch.allclose(whole, half, atol=1e-7, rtol=1e-5)
+
+
 @given(seed=SEEDS, hidden=st.sampled_from([0, 1, 7]), q=SMALL, g=SMALL)
 def test_folded_head_is_the_head_with_frozen_statistics(
     seed: int, hidden: int, q: int, g: int
