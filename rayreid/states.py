@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from rayreid.checkpoint import WEIGHTS, save_trained
+from rayreid.data.storage import is_remote
 from rayreid.learner import POSITION, STATE, Learner
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,16 @@ def rows_of(state: Path) -> list[Row]:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a system says of a disk without room."""
+
+
+def refuse_without_room(address: str, state: Path) -> None:
+    """Raise `OSError` where a folder's disk has no room for a copy of a state; a store has."""
+    if is_remote(address):
+        return
+    size = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
+    if shutil.disk_usage(address).free < size:
+        raise _full(address)
 
 
 @contextmanager
@@ -94,10 +105,15 @@ def told_if_full(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        # Arrow and safetensors pass on the text alone.
         full = getattr(error, "errno", None) in FULL or "No space left on device" in str(error)
         if not full:
             raise
-        raise OSError(
-            f"there is no room left on the disk of {folder}: nothing that was told is lost; make "
-            "room, and the same command goes on"
-        ) from error
+        raise _full(folder) from error
+
+
+def _full(folder: object) -> OSError:
+    return OSError(
+        f"there is no room left on the disk of {folder}: nothing that was told is lost; make "
+        "room, and the same command goes on"
+    )

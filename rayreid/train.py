@@ -105,6 +105,7 @@ def train_on_ray(
                 train_loop_config={
                     "experiment": run.experiment.tree(),
                     "relay": relay,
+                    "storage": run.storage.address,
                     "gpu": use_gpu,
                 },
                 scaling_config=ScalingConfig(

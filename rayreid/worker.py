@@ -19,7 +19,7 @@ from rayreid.experiment import Experiment
 from rayreid.learn import learn
 from rayreid.run import open_sources, open_unlabelled
 from rayreid.settings import checked
-from rayreid.states import rows_of, save_state, why_broken
+from rayreid.states import refuse_without_room, rows_of, save_state, told_if_full, why_broken
 
 
 def work(config: dict[str, Any]) -> Any:
@@ -63,8 +63,18 @@ def work(config: dict[str, Any]) -> Any:
                 folder = Path(scratch) / f"epoch_{epoch.number:05d}"
                 folder.mkdir()
                 rows.append(epoch.metrics() | {"workers": world})
+                trouble: OSError | None = None
                 if rank == 0:
-                    save_state(epoch.learner, folder, rows)
+                    try:
+                        with told_if_full(folder):
+                            save_state(epoch.learner, folder, rows)
+                        refuse_without_room(config["storage"], folder)
+                    except OSError as error:
+                        trouble = error
+                # Raised by one alone, the others would wait for it, and Ray would try it again.
+                for found in _gathered(trouble, world):
+                    if found:
+                        return found
                 kept = Checkpoint.from_directory(folder) if rank == 0 else None
                 ray.train.report(rows[-1], checkpoint=kept)
                 # Kept where any node finds it, so what is told from here on is never lost.

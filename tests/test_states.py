@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rayreid.experiment import compose
 from rayreid.run import Run, learn_here, open_sources
-from rayreid.states import newest_whole, rows_of, told_if_full, why_broken
+from rayreid.states import newest_whole, refuse_without_room, rows_of, told_if_full, why_broken
 from tests.miniature import MINIATURE
 
 
@@ -90,3 +91,19 @@ def test_only_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
             full.write_text("anything")
     with pytest.raises(OSError, match="Is a directory"), told_if_full(tmp_path):
         tmp_path.write_text("anything")
+
+
+def test_room_for_a_state_is_looked_for_before_it_is_copied(
+    broken_off: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = broken_off.folder / "states" / "epoch_00002"
+    size = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
+    for free, refused in ((size, False), (size - 1, True)):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("rayreid.states.shutil.disk_usage", lambda _, usage=usage: usage)
+        refuse_without_room("s3://bucket/run", state)
+        if refused:
+            with pytest.raises(OSError, match="no room left on the disk of"):
+                refuse_without_room(str(tmp_path), state)
+        else:
+            refuse_without_room(str(tmp_path), state)

@@ -68,7 +68,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert run.ranking()["fingerprint"] == straight.ranking()["fingerprint"]
 
 
-def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
+def reference_losses(
+    made: Experiment, world: int, until: int | None = None
+) -> list[dict[str, float]]:
     """Learn the workers' batches in one process: gradients averaged over the ranks' batches."""
     crops = TrainingSet(open_sources(made), made.loading)
     method = build(made, crops.census).to(memory_format=torch.channels_last).train()
@@ -81,7 +83,7 @@ def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
         for rank in range(world)
     ]  # fmt: skip
     epochs = []
-    for epoch in range(made.epochs):
+    for epoch in range(until or made.epochs):
         per_rank = [list(s.epoch(epoch, made.steps_per_epoch)) for s in samplers]
         sums: dict[str, float] = {}
         for step in range(made.steps_per_epoch):
