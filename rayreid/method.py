@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census, Unlabelled
+from rayreid.explanation import Explanation
+from rayreid.nn.contributions import covered, occlusion_explanation
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.settings import Settings
 
@@ -69,6 +71,19 @@ class Method(nn.Module, ABC):
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
         """Return the working memory of scoring one pair, in bytes, given an embedding's shape."""
         return 4
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return which places of two images, the first being the query, make their score.
+
+        In eval mode, without gradients. By default what the score loses when patches are covered,
+        which suits any method and is exact for none.
+        """
+        plain = self.embed(pair)
+        first, second = (self.embed(covered(image)) for image in pair)
+        score = float(self.score(plain[:1], plain[1:]))
+        return occlusion_explanation(
+            score, self.score(first, plain[1:])[:, 0], self.score(plain[:1], second)[0]
+        )
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

@@ -212,6 +212,15 @@ def keep_evaluation(
         write_json(path, recorded)
 
 
+def evaluated_targets(folder: Path) -> tuple[str, ...]:
+    """Return the domains that a run has been ranked on, from the ranking.json of its folder."""
+    for path in (folder / RANKING, folder.parent / RANKING):
+        if path.is_file():
+            recorded = json.loads(path.read_text())
+            return tuple(recorded.get("targets", {}))
+    return ()
+
+
 def best_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,6 +16,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Tune's handler would end the study on Ctrl-C and return, and what follows a study would begin.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# Serve's proxy asks it what stands before it. Nodes of other clusters are started with this set.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "rayreid.guard.door.middlewares")
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 

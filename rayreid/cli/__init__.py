@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
+from rayreid.cli.calibrating import calibrate, explain
 from rayreid.cli.datasets import data
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 from rayreid.cli.serving import serve
+from rayreid.cli.tokens import audit, token
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
 
@@ -157,8 +159,12 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
     click.echo(f"rayreid train {method} --from {folder / 'best.yaml'}")
 
 
+cli.add_command(audit)
 cli.add_command(benchmark)
+cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(explain)
 cli.add_command(protocols)
 cli.add_command(serve)
+cli.add_command(token)

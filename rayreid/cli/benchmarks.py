@@ -147,3 +147,63 @@ def methods_benchmark(plan: Path | None, source: str | None, targets: tuple[str,
         chosen, to, lambda line: click.echo(line, err=True), folds=folds, processes=processes
     )
     click.echo(write_page(chosen, rows, to))
+
+
+@benchmark.command("serve")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--size", "sizes", multiple=True, type=click.Choice(["quickstart", "resnet50"]),
+              help="Without RUN, an untrained model of this size; repeatable; by default "
+              "all.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(1, 600), default=10.0, show_default=True,
+              help="Of each load.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the page, the figures and the plot.")  # fmt: skip
+def serve_benchmark(run: Path | None, sizes: tuple[str, ...], seconds: float, port: int,
+                    to: Path) -> None:  # fmt: skip
+    """Measure the service of a RUN beside the model called directly, and under too much load."""
+    from rayreid.benchmark.serving import SIZES, serving
+
+    chosen = sizes or tuple(SIZES)
+    click.echo(serving(to, _told, run=run, sizes=chosen, seconds=seconds, port=port))
+
+
+@benchmark.command("faults")
+@click.option("--port", type=click.IntRange(1, 65535), default=8766, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def faults_benchmark(port: int, to: Path) -> None:
+    """Break a service under load in every way; print what was lost, and for how long."""
+    from rayreid.benchmark.faults import faults
+
+    click.echo(faults(to, _told, port=port))
+
+
+@benchmark.command("soak")
+@click.option("--seconds", type=click.FloatRange(30, 86400), default=240.0, show_default=True)
+@click.option("--rate", type=click.FloatRange(0.1, 1000), default=10.0, show_default=True,
+              help="Requests a second.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=8767, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def soak_benchmark(seconds: float, rate: float, port: int, to: Path) -> None:
+    """Ask a service steadily, and measure whether its memory grows."""
+    from rayreid.benchmark.soak import soak
+
+    click.echo(soak(to, _told, seconds=seconds, rate=rate, port=port))
+
+
+@benchmark.command("fuzz")
+@click.option("--seconds", type=click.FloatRange(10, 86400), default=120.0, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8768, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the counts.")  # fmt: skip
+def fuzz_benchmark(seconds: float, port: int, to: Path) -> None:
+    """Send a service damaged images and hostile requests; count what comes of them."""
+    from rayreid.benchmark.fuzz import fuzz
+
+    click.echo(fuzz(to, _told, seconds=seconds, port=port))
+
+
+def _told(line: str) -> None:
+    click.echo(line, err=True)

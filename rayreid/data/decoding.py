@@ -91,6 +91,24 @@ def decode_bytes(
     return _resized(_decoded_by_pillow(data, name) if rgb is None else rgb, height, width)
 
 
+def pixels_of(data: bytes) -> int:
+    """Return how many pixels an encoded image says it has, undecoded; 0 for what is no image."""
+    if TURBO and data.startswith(b"\xff\xd8\xff"):
+        try:
+            height, width, _, _ = decode_jpeg_header(data)
+        except ValueError:
+            pass  # Pillow's part, as in decoding
+        else:
+            return int(height * width)
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return MAX_PIXELS + 1
+    except (UnidentifiedImageError, *DAMAGE):
+        return 0
+
+
 def decode_all(
     images: Sequence[Path | Picture],
     height: int,

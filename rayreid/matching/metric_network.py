@@ -84,21 +84,23 @@ class MetricNetwork(nn.Module):
         logits.
         """
         with torch.autocast(queries.device.type, enabled=False):
-            folded = self._folded()
             mean = self.norm.running_mean
             assert mean is not None
-            near = NEAR * mean
-            x, steps = near, []
-            for weight, bias in folded[:-1]:
-                x = weight @ x + bias
-                steps.append(weight * (x > 0)[:, None])
-                x = x.relu()
-            (slope, bias) = folded[-1]
-            value = slope @ x + bias
-            for weight in reversed(steps):
-                slope = slope @ weight
-            shift = value - slope @ near
-            return _linear_scores(queries.float(), gallery.float(), slope, shift)
+            return _linear_scores(queries.float(), gallery.float(), *self.tangent(NEAR * mean))
+
+    def tangent(self, at: Float[Tensor, " d"]) -> tuple[Float[Tensor, "1 d"], Float[Tensor, " 1"]]:
+        """Return slope and shift of the network around a pair feature, where it is linear."""
+        folded = self._folded()
+        x, steps = at, []
+        for weight, bias in folded[:-1]:
+            x = weight @ x + bias
+            steps.append(weight * (x > 0)[:, None])
+            x = x.relu()
+        (slope, bias) = folded[-1]
+        value = slope @ x + bias
+        for weight in reversed(steps):
+            slope = slope @ weight
+        return slope, value - slope @ at
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Return each linear layer's weight and bias with the normalisations inside them."""

@@ -2,8 +2,11 @@
 
 import http.client
 import json
+import logging
+import os
 import socket
 import time
+from collections.abc import Mapping
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
@@ -13,10 +16,16 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus
 
-from rayreid.serve.app import application, described
+from rayreid.guard.audit import Audit
+from rayreid.guard.connections import DoorSettings
+from rayreid.guard.door import CALLBACK
+from rayreid.guard.tokens import read_tokens
+from rayreid.serve.app import QUIET, application, described
 from rayreid.serve.ingress import APPLICATION
 from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
+
+log = logging.getLogger(__name__)
 
 ALIVE_S = 5
 """How long the service may take to show that it is there."""
@@ -30,10 +39,15 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
 
     A service that runs already is replaced: what it is asked meanwhile is answered by its old
     models or by the new ones. Raises `FileNotFoundError` or `ValueError` for a run that cannot be
-    served or an address that cannot be had, before anything is deployed; `FailureError` where the
+    served, an address that cannot be had, or a tokens file that others may read, before anything is
+    deployed; `FailureError` where the
     service does not come up: one that ran before then goes on.
     """
     settings = settings.absolute()
+    if settings.tokens:
+        read_tokens(settings.tokens)
+    if settings.audit:
+        Audit(settings.audit)
     served = described(settings)
     host, port = settings.host, settings.port
     if serve.status().proxies:
@@ -43,6 +57,7 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=settings.limits.seconds),
+        logging_config=QUIET,
     )
     replacing = APPLICATION in serve.status().applications
     target = serve.RunTarget(application(settings, served), name=APPLICATION)
@@ -51,11 +66,25 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
         serve.run_many([target], wait_for_applications_running=False)
         _await_running(deadline)
         default = next(iter(served.values()))
-        return _await_answer(host, port, default.fingerprint, deadline)
+        url = _await_answer(host, port, default.fingerprint, deadline)
     except BaseException:
         if not replacing:
             stop()
         raise
+    if not _has_door(host, port):
+        log.warning(
+            "Serve's proxy bounds neither connections nor headers; start Ray's head node with "
+            "%s=%s in its environment, or put a gateway in front",
+            CALLBACK,
+            os.environ[CALLBACK],
+        )
+    return url
+
+
+def _has_door(host: str, port: int) -> bool:
+    """Return whether the proxy has `rayreid.guard.door`: it refuses headers that are too long."""
+    status, _ = _get(host, port, "/-/healthz", {"X-Long": "x" * 2 * DoorSettings().header_bytes})
+    return status == 431
 
 
 def stop() -> None:
@@ -139,11 +168,13 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+def _get(
+    host: str, port: int, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     # http.client, unlike others, asks no proxy that the environment names.
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=ALIVE_S + 1)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         response = connection.getresponse()
         return response.status, response.read()
     finally:

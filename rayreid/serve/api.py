@@ -14,12 +14,19 @@ from rayreid.serve.admission import Admission
 from rayreid.serve.envelope import RequestIds, error_response, refusal_response
 from rayreid.serve.metrics import Counted
 from rayreid.serve.refusals import RefusalError
-from rayreid.serve.routes import galleries, matching, search, status
+from rayreid.serve.routes import explaining, galleries, matching, page, search, status
 from rayreid.serve.service import Service
 
 log = logging.getLogger(__name__)
 
-ROUTERS = (status.router, matching.router, galleries.router, search.router)
+ROUTERS = (
+    status.router,
+    matching.router,
+    galleries.router,
+    search.router,
+    explaining.router,
+    page.router,
+)
 """Each makes the routes of a topic of a service."""
 
 
@@ -86,7 +93,9 @@ class Failures:
         try:
             await self.app(scope, receive, seen)
         except Exception as error:
-            log.error("%s %s failed: %r", scope.get("method"), scope.get("path"), error)
+            # The route alone: a path may name somebody who will be erased.
+            route = getattr(scope.get("route"), "path", "?")
+            log.error("%s %s failed: %r", scope.get("method"), route, error)
             if not begun:
                 sentence = "the service failed at this request; the reason is in its log"
                 await error_response(scope, 500, sentence)(scope, receive, send)

@@ -12,12 +12,13 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 # isort: split
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
 from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
-from rayreid.serve.models import Served, describe
+from rayreid.serve.models import Served, calibration_of, describe
 from rayreid.serve.refusals import RETRY_AFTER_S
 from rayreid.serve.settings import ModelSettings, ServiceSettings
 from rayreid.settings import checked
@@ -27,12 +28,16 @@ KEEPER = "_galleries"
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
 
+QUIET = LoggingConfig(enable_access_log=False)
+"""Serve would log every path: what is erased from a gallery would stay in its logs."""
+
 _PROMPT = serve.deployment(
     max_constructor_retry_count=1,
     graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=DRAIN_S,
     # A replacement comes before the old one goes.
     max_surge_percent=1,
+    logging_config=QUIET,
 )
 """Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
 
@@ -51,10 +56,16 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
     Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
     """
-    return {
-        model.name: describe(model.name, load_trained(model.run), on_demand=model.on_demand)
-        for model in settings.models
-    }
+    found = {}
+    for model in settings.models:
+        trained = load_trained(model.run)
+        found[model.name] = describe(
+            model.name,
+            trained,
+            on_demand=model.on_demand,
+            calibration=calibration_of(model.run, trained),
+        )
+    return found
 
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:

@@ -87,6 +87,8 @@ class ExplainBody(ImagesBody):
     """Two images whose match is to be explained."""
 
     format: Literal["json", "png"] = "json"
+    lines: int = Field(20, ge=0, le=200)
+    """Most matches of places that are told, those that add most to the score first."""
 
 
 def documented(kind: type[Body]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import io
 import os
 import threading
 import time
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from rayreid.checkpoint import Trained
 from rayreid.data.decoding import decode_bytes
+from rayreid.explain import SHOWN_HEIGHT, Explained, explain_pair, picture
 from rayreid.serve.batching import Batcher
-from rayreid.serve.models import Batch, Embedded, Report, Scored, Served, Work
+from rayreid.serve.models import Batch, Embedded, Explaining, Report, Scored, Served, Work
 from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_together
 from rayreid.serve.refusals import RefusalError
 
@@ -104,6 +106,32 @@ class Hosted:
         # Copies: what came with a message is not writable.
         given = [torch.tensor(values, device=device) for values in work.embeddings]
         return [*await self._embeddings(work, seconds), *given]
+
+    async def explain(
+        self, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from; raises as `embed`."""
+        started = time.perf_counter()
+        pixels = await self._decoded(work)
+        decoded = time.perf_counter()
+        call = functools.partial(explain_pair, lines=lines)
+        both = np.stack([pixels[i] for i in pair])
+        explained = await self.run(self.scorers, call, self.method, both)
+        seconds = {"decode": decoded - started, "explain": time.perf_counter() - decoded}
+        png = None
+        if drawn:
+            images = [work.images[i] for i in pair]
+            png = await self.run(self.decoders, self._drawn, explained, images)
+            seconds["draw"] = time.perf_counter() - decoded - seconds["explain"]
+        return Explaining(self.served, explained, png, seconds, self.report())
+
+    def _drawn(self, explained: Explained, images: Sequence[bytes]) -> bytes:
+        """Return the picture of an explanation, its crops as tall as they are shown."""
+        width = round(SHOWN_HEIGHT * self.served.width / self.served.height)
+        first, second = (decode_bytes(image, "", SHOWN_HEIGHT, width) for image in images)
+        file = io.BytesIO()
+        picture(explained, first, second).save(file, "PNG")
+        return file.getvalue()
 
     async def _embeddings(self, work: Work, seconds: dict[str, float]) -> list[Tensor]:
         started = time.perf_counter()

@@ -20,14 +20,19 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
+from rayreid.guard.access import Guard
+from rayreid.guard.audit import Audit
+from rayreid.guard.origins import is_loopback
+from rayreid.guard.tokens import Tokens
 from rayreid.serve.api import api
 from rayreid.serve.galleries.asking import Galleries
 from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.galleries.searching import Searched, Wanted
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.metrics import Metrics
-from rayreid.serve.models import Embedded, Scored, Served, State, Work
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work
 from rayreid.serve.refusals import RETRY_AFTER_S, RefusalError, Refused
 from rayreid.serve.service import Service
 from rayreid.serve.settings import ServiceSettings
@@ -42,7 +47,7 @@ STATES_S = 1.0
 """How long the states of the models are believed before Serve is asked again."""
 
 R = TypeVar("R")
-A = TypeVar("A", Embedded, Scored, Searched)
+A = TypeVar("A", Embedded, Scored, Explaining, Searched)
 
 
 class Deployed:
@@ -68,6 +73,13 @@ class Deployed:
         scored: Scored = await self._asked(name, lambda: ask(work, pairs), work)
         self.metrics.scored.labels(name).inc(len(pairs))
         return scored
+
+    async def explain(
+        self, name: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from."""
+        ask = self.handles[name].explain.remote
+        return await self._asked(name, lambda: ask(work, pair, lines, drawn), work)
 
     async def search(
         self, name: str, work: Work, groups: Sequence[Sequence[int]], wanted: Wanted
@@ -175,9 +187,9 @@ class Ingress:
         """Return the HTTP interface; Serve calls this in the replica."""
         metrics = Metrics()
         deployed = Deployed(self.served, self.models, metrics)
-        return api(
-            Service(deployed, self.settings.limits, self._galleries(deployed), metrics=metrics)
-        )
+        galleries = self._galleries(deployed)
+        service = Service(deployed, self.settings.limits, galleries, metrics=metrics)
+        return api(service, guards=[guard(self.settings)])
 
     def _galleries(self, deployed: Deployed) -> Galleries | None:
         keeper, settings = self.keeper, self.settings.galleries
@@ -188,3 +200,14 @@ class Ingress:
             return await answered(lambda: keeper.ask.remote(verb, *arguments))
 
         return Galleries(ask, deployed, settings)
+
+
+def guard(settings: ServiceSettings) -> Middleware:
+    """Return what decides who may ask; raises what `Tokens` and `Audit` do."""
+    return Middleware(
+        Guard,
+        tokens=Tokens(settings.tokens) if settings.tokens else None,
+        loopback=is_loopback(settings.host),
+        hosts=settings.hosts,
+        audit=Audit(settings.audit) if settings.audit else None,
+    )

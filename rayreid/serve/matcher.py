@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from rayreid.serve.galleries.searching import Searched, Searcher, Wanted
 from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.serve.hosted import Hosted
-from rayreid.serve.models import Embedded, Scored, Served, Work, load
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, Work, load
 from rayreid.serve.refusals import RefusalError, Refused
 
 
@@ -54,6 +54,15 @@ class Matcher:
         except RefusalError as error:
             return error.as_value()
 
+    async def explain(
+        self, work: Work, pair: tuple[int, int], lines: int, drawn: bool
+    ) -> Explaining | Refused:
+        """Return what the score of two of a request's images comes from."""
+        try:
+            return await self.hosted.explain(work, pair, lines=lines, drawn=drawn)
+        except RefusalError as error:
+            return error.as_value()
+
     async def search(
         self, work: Work, groups: Sequence[Sequence[int]], wanted: Wanted
     ) -> Searched | Refused:
@@ -68,6 +77,7 @@ class Matcher:
         """Bring what is held of galleries up to date: what was erased is no longer held."""
         assert self.searcher is not None, "the service keeps no galleries"
         try:
-            return await self.searcher.forget()
+            await self.searcher.forget()
         except RefusalError as error:
             return error.as_value()
+        return None

@@ -15,6 +15,8 @@ from jaxtyping import Float32, Int64
 
 from rayreid.checkpoint import Trained, load_trained, preprocessing_fingerprint
 from rayreid.data.views import as_images
+from rayreid.explain import Explained
+from rayreid.ranking.calibration import Calibration, calibration_path
 from rayreid.serve.refusals import RefusalError
 
 
@@ -33,6 +35,8 @@ class Served:
     embedding: tuple[int, ...]
     """Shape of an image's embedding."""
     on_demand: bool = False
+    calibration: Calibration | None = None
+    """What its scores mean, where that was measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,18 @@ class Scored:
     report: Report = Report()
 
 
+@dataclass(frozen=True, eq=False)
+class Explaining:
+    """What a pair's score comes from, by which model, and the seconds of the stages."""
+
+    served: Served
+    explained: Explained
+    png: bytes | None
+    """As a picture, where that was asked for."""
+    seconds: Mapping[str, float]
+    report: Report = Report()
+
+
 @dataclass(frozen=True)
 class State:
     """Whether a model is there: how many replicas hold it, and why not more."""
@@ -122,6 +138,11 @@ class Models(Protocol):
     async def score(self, name: str, work: Work, pairs: Int64[np.ndarray, "p 2"]) -> Scored:
         """Return the scores of some pairs of a request's items."""
 
+    async def explain(
+        self, name: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        """Return what the score of two of a request's images comes from."""
+
     async def states(self) -> Mapping[str, State]:
         """Return the state of each model."""
 
@@ -136,7 +157,13 @@ def named(models: Models, name: str | None) -> Served:
     return models.served[name]
 
 
-def describe(name: str, trained: Trained, *, on_demand: bool = False) -> Served:
+def describe(
+    name: str,
+    trained: Trained,
+    *,
+    on_demand: bool = False,
+    calibration: Calibration | None = None,
+) -> Served:
     """Return what a trained method is as a served model."""
     loading = trained.experiment.loading
     device = next(trained.method.parameters()).device
@@ -152,7 +179,19 @@ def describe(name: str, trained: Trained, *, on_demand: bool = False) -> Served:
         loading.width,
         shape,
         on_demand,
+        calibration,
     )
+
+
+def calibration_of(run: Path, trained: Trained) -> Calibration | None:
+    """Return the calibration of a run, if it has one.
+
+    Raises `ValueError` for one that is broken, or of other weights: its thresholds would lie.
+    """
+    if not calibration_path(run).is_file():
+        return None
+    preprocessing = preprocessing_fingerprint(trained.experiment)
+    return Calibration.load(run, fingerprint=trained.fingerprint, preprocessing=preprocessing)
 
 
 def load(run: Path, expected: Served) -> Trained:

@@ -18,6 +18,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from rayreid.data.decoding import pixels_of
 from rayreid.serve.bodies import Body, EmbeddingBody, ItemsBody, Pair, SampleBody
 from rayreid.serve.models import Given
 from rayreid.serve.refusals import RefusalError
@@ -66,6 +67,7 @@ async def read(request: Request, limits: Limits, kind: type[K]) -> Asked[K]:
     _refuse_too_many("items", len(asked), limits.images)
     for index, image in enumerate(asked.images):
         _refuse_too_large(index, len(image), limits)
+    await asyncio.to_thread(_refuse_too_many_pixels, asked.images, limits)
     return asked
 
 
@@ -243,6 +245,22 @@ def _refuse_too_many(what: str, count: int, most: int) -> None:
 def _refuse_too_large(index: int, size: int, limits: Limits) -> None:
     if size > limits.image_bytes:
         raise RefusalError(413, f"images[{index}] is larger than {limits.image_bytes} bytes")
+
+
+def _refuse_too_many_pixels(images: Sequence[bytes], limits: Limits) -> None:
+    """Refuse images by the sizes in their headers, before any is decoded."""
+    total = 0
+    for index, image in enumerate(images):
+        pixels = pixels_of(image)
+        total += pixels
+        if pixels > limits.pixels:
+            raise RefusalError(
+                413, f"images[{index}] has more than {limits.pixels:,} pixels; scale it down"
+            )
+    if total > limits.all_pixels:
+        raise RefusalError(
+            413, f"the images have more than {limits.all_pixels:,} pixels; send them in parts"
+        )
 
 
 def _as_refusal(error: ValidationError, what: str) -> RefusalError:

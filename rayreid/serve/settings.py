@@ -1,6 +1,5 @@
 """What a service is: its models, its limits, where it listens; as a file, a models.yaml."""
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rayreid.guard.origins import is_loopback
 from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.settings import Settings, checked, read_yaml
 
@@ -36,6 +36,11 @@ class Limits(Settings):
     """Largest encoded image, in bytes; the decoder bounds its pixels."""
     images: int = Field(256, ge=1)
     """Most items of a request: images, embeddings and enrolled samples together."""
+    pixels: int = Field(8_000_000, ge=1)
+    """Most pixels of an image: a whole picture of a 4K camera has as many. A small file can ask for
+    seconds and hundreds of megabytes."""
+    all_pixels: int = Field(64_000_000, ge=1)
+    """Most pixels of all images of a request."""
     pairs: int = Field(4096, ge=1)
     """Most pairs of a request; of a matrix, most cells."""
     admitted: int = Field(64, ge=1)
@@ -89,6 +94,11 @@ class ServiceSettings(Settings):
     """Port to listen at."""
     tokens: Path | None = None
     """File of the tokens that callers must hold (mode 0600); without one, callers need none."""
+    hosts: tuple[str, ...] = ()
+    """Further names in ``Host`` headers of a service on loopback, e.g. that of a gateway before it.
+    Others are refused there: a web page could make its own name mean this machine."""
+    audit: Path | None = None
+    """File of the audit log, made with mode 0600; without one, none is kept."""
     galleries: GalleriesSettings | None = None
     """Where enrolled people are kept: a folder, or more; without it, none are kept."""
     limits: Limits = Limits()
@@ -120,17 +130,11 @@ class ServiceSettings(Settings):
                 for model in self.models
             )
         }
-        moved["tokens"] = self.tokens and self.tokens.expanduser().absolute()
+        for name in ("tokens", "audit"):
+            path: Path | None = getattr(self, name)
+            moved[name] = path and path.expanduser().absolute()
         moved["galleries"] = self.galleries and self.galleries.below(Path.cwd())
         return self.model_copy(update=moved)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is one that other machines cannot reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def service_of(
@@ -158,8 +162,10 @@ def load_service(file: Path, **settings: object) -> ServiceSettings:
             for model in service.models
         )
     }
-    if service.tokens is not None and "tokens" not in settings:
-        moved["tokens"] = here / service.tokens.expanduser()
+    for name in ("tokens", "audit"):
+        path: Path | None = getattr(service, name)
+        if path is not None and name not in settings:
+            moved[name] = here / path.expanduser()
     if service.galleries is not None and "galleries" not in settings:
         moved["galleries"] = service.galleries.below(here)
     return service.model_copy(update=moved).absolute()

@@ -5,6 +5,7 @@ import json
 import logging
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -13,11 +14,13 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from rayreid.data.decoding import decode_bytes
+from rayreid.explain import Explained
 from rayreid.serve.api import _refused_by_framework, api
-from rayreid.serve.models import Embedded, Scored, Served, State, Work
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work
 from rayreid.serve.refusals import RefusalError
 from rayreid.serve.service import Service
 from rayreid.serve.settings import Limits
+from tests.ranking.test_calibration import calibration
 from tests.serve.pictures import HEIGHT, PATH, TIMEOUT, WIDTH, in_json, picture, raw
 
 SMALL = Limits(body_bytes=4096, image_bytes=2048, images=3, pairs=4)
@@ -43,6 +46,16 @@ class Zeros:
         self._decode(work)
         seconds = {"decode": 0.001, "embed": 0.002, "score": 0.003}
         return Scored(self.served[name], self.scores(pairs), seconds)
+
+    async def explain(
+        self, name: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        self.works.append(work)
+        explained = Explained(
+            score=lines, says="", grid=(1, 1), sums="each", constant=0, first=[[pair[0]]],
+            second=[[pair[1]]],
+        )  # fmt: skip
+        return Explaining(self.served[name], explained, b"png" if drawn else None, {"explain": 0.1})
 
     async def states(self) -> dict[str, State]:
         return {name: State(1) for name in self.served}
@@ -254,8 +267,10 @@ def test_an_answer_says_what_was_done() -> None:
     response = asked(json=in_json(TWO, pairs), headers={"X-Request-ID": "mine"})
     answer = response.json()
     assert answer.pop("timings_ms").keys() == {"read", "decode", "embed", "score"}
+    assert answer.pop("thresholds")["reason"] == "model 'm' is not calibrated"
     assert answer == {
         "scores": [0.0, 0.0],
+        "decisions": ["uncalibrated"] * 2,
         "model": "m",
         "fingerprint": "f",
         "preprocessing": "p",
@@ -310,3 +325,36 @@ def test_a_failure_is_one_sentence_without_its_reason() -> None:
     assert response.status_code == 500
     assert set(response.json()) == {"error", "request_id"}
     assert "secret" not in response.text
+
+
+def test_a_pair_is_explained_as_numbers_or_as_a_picture() -> None:
+    def explained(images: list[bytes], **rest: object) -> httpx.Response:
+        body = in_json(images, None)
+        del body["pairs"]
+        return asked(path="/v1/explain/pair", json=body | rest)
+
+    told = explained([TWO[0], TWO[0]], lines=3).json()
+    # One image twice is decoded once, and is both crops of the pair.
+    assert told["explanation"]["first"] == told["explanation"]["second"] == [[0.0]]
+    assert told["explanation"]["score"] == 3
+    assert told["timings_ms"]["explain"] == 100
+    drawn = explained(TWO, format="png")
+    assert drawn.headers["content-type"] == "image/png"
+    assert drawn.content == b"png"
+    refused = explained(TWO[:1])
+    assert (refused.status_code, "a pair is two images" in refused.text) == (422, True)
+
+
+def test_pairs_are_decided_by_the_models_calibration() -> None:
+    models = Zeros(lambda pairs: np.linspace(0.3, 0.7, len(pairs), dtype=np.float32))
+    models.served = {"m": replace(SERVED, calibration=calibration())}
+    told = asked(models, json=in_json(TWO, [[0, 1], [1, 0], [0, 0]])).json()
+    assert told["decisions"] == ["no_match", "review", "match"]
+    assert told["thresholds"]["match"] == 0.6
+    wrong = asked(models, json=in_json(TWO, [[0, 1]]) | {"false_accept_rate": 0.3})
+    assert wrong.status_code == 422
+    assert "there are 0.1, 0.01, 0.0001" in wrong.json()["error"]
+    listed = asked(models, method="GET", path="/v1/models").json()["models"]
+    assert listed[0]["calibration"]["default_false_accept_rate"] == 0.01
+    bare = asked(json=in_json(TWO, [[0, 1]])).json()
+    assert bare["decisions"] == ["uncalibrated"]

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from jaxtyping import Float32, Int64
 from pydantic import BaseModel, Field
 
+from rayreid.ranking.calibration import Decision
 from rayreid.serve.bodies import EmbedBody, ItemsBody, MatrixBody, PairsBody, documented
+from rayreid.serve.decisions import Thresholds, decide, refuse_unless_calibrated
 from rayreid.serve.envelope import ERRORS, Envelope, enveloped, request_id
 from rayreid.serve.models import Distinct, Given, Scored, Served, distinct, named
 from rayreid.serve.reading import Asked, checked_pairs, read, refuse_unless_item
@@ -41,6 +43,9 @@ class PairsAnswer(Envelope):
     """The scores in the order of the pairs; higher = more alike."""
 
     scores: list[float]
+    decisions: list[Decision]
+    """Of each pair: match, review (for a person to look at), no_match, or uncalibrated."""
+    thresholds: Thresholds
     embedded: int
     """Distinct images, each of which was embedded once."""
 
@@ -91,10 +96,14 @@ def router(service: Service) -> APIRouter:
         wanted = checked_pairs(asked.body.pairs, len(asked), service.limits)
         served, items = await _items(asked)
         reading = time.perf_counter() - started
+        refuse_unless_calibrated(served, asked.body.false_accept_rate)
         scored = await _scored(request, served, items, wanted)
+        decided = decide(scored.served, scored.scores, asked.body.false_accept_rate)
         return PairsAnswer(
             **enveloped(request, scored.served, {"read": reading, **scored.seconds}),
             scores=scored.scores.tolist(),
+            decisions=decided.decisions,
+            thresholds=decided.thresholds,
             embedded=items.embedded,
         )
 
@@ -145,6 +154,12 @@ def router(service: Service) -> APIRouter:
             # The model was replaced while the request was under way.
             raise RefusalError(
                 409, f"model {served.name!r} was replaced; its embeddings are of another one now"
+            )
+        if items.work.embeddings and not np.isfinite(scored.scores).all():
+            raise RefusalError(
+                422,
+                "the scores of these embeddings are no finite numbers: some hold numbers that no "
+                "image has; embed the images again",
             )
         _refuse_not_finite(request, scored.served, scored.scores, "score")
         return scored

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from rayreid.serve.bodies import documented
+from rayreid.serve.decisions import Thresholds, decide_search
 from rayreid.serve.envelope import ERRORS, Envelope, enveloped
 from rayreid.serve.galleries.bodies import SearchBody
 from rayreid.serve.galleries.search import SearchSettings
@@ -45,6 +46,8 @@ class ResultAnswer(BaseModel):
     matches: list[MatchAnswer]
     searched: int
     """Samples that the filters left to search."""
+    thresholds: Thresholds
+    """What the decisions are by."""
 
 
 class EnrolledCounts(BaseModel):
@@ -63,7 +66,7 @@ class SearchAnswer(Envelope):
     """Version of the gallery that was searched; all that was acknowledged before is in it."""
     enrolled: EnrolledCounts
     threshold: float | None
-    """Scores above it are matches; null where there is none."""
+    """Scores above it are matches, of every query; null where nothing is decided."""
 
 
 def router(service: Service) -> APIRouter:
@@ -79,7 +82,10 @@ def router(service: Service) -> APIRouter:
         started = time.perf_counter()
         asked = await read(request, service.limits, SearchBody)
         groups, wanted = _groups(asked), _wanted(asked.body, settings)
-        served = model_of(service, await galleries.get(asked.body.gallery), asked.body.model)
+        there = await galleries.get(asked.body.gallery)
+        served = model_of(service, there, asked.body.model)
+        rate = asked.body.false_positive_identification_rate
+        decide_search(served, [], there, 1, rate)  # a rate without a threshold is refused now
         refuse_others_embeddings(asked.embeddings, served)
         enrolled: Sequence[Given] = ()
         if asked.samples:
@@ -89,8 +95,9 @@ def router(service: Service) -> APIRouter:
         reading = time.perf_counter() - started
         found = await galleries.searchers.search(served.name, items.work, numbers, wanted)
         results = []
-        for one in found.found:
-            decisions = ["uncalibrated"] * len(one.matches)
+        for one, group in zip(found.found, groups, strict=True):
+            scores = [match.score for match in one.matches]
+            decided = decide_search(found.served, scores, found.gallery, len(group), rate)
             matches = [
                 MatchAnswer(
                     identity=match.sample.identity,
@@ -103,10 +110,17 @@ def router(service: Service) -> APIRouter:
                         if name in ("camera", "time", "tags")
                     },
                 )
-                for match, decision in zip(one.matches, decisions, strict=True)
+                for match, decision in zip(one.matches, decided.decisions, strict=True)
             ]
             first = matches[0].decision if matches else "no_match"
-            results.append(ResultAnswer(decision=first, matches=matches, searched=one.searched))
+            results.append(
+                ResultAnswer(
+                    decision=first,
+                    matches=matches,
+                    searched=one.searched,
+                    thresholds=decided.thresholds,
+                )
+            )
         return SearchAnswer(
             **enveloped(request, found.served, {"read": reading, **found.seconds}),
             results=results,
@@ -115,7 +129,9 @@ def router(service: Service) -> APIRouter:
             enrolled=EnrolledCounts(
                 identities=found.gallery.identities, samples=found.gallery.samples
             ),
-            threshold=None,
+            threshold=max(
+                (m for one in results if (m := one.thresholds.match) is not None), default=None
+            ),
         )
 
     return routes

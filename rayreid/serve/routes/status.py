@@ -1,5 +1,7 @@
 """What the service is and how it does: models, health, readiness, counts."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
@@ -47,6 +49,9 @@ class ModelAnswer(BaseModel):
     """Processes that hold it now."""
     reason: str
     """Why it is not there, where that is known."""
+    calibration: dict[str, Any] | None
+    """What its thresholds rest on, and which error rates may be asked for; none where its scores
+    were not calibrated."""
 
 
 class ModelsAnswer(Answer):
@@ -106,6 +111,7 @@ def router(service: Service) -> APIRouter:
                 loaded=states[name].replicas > 0,
                 replicas=states[name].replicas,
                 reason=states[name].reason,
+                calibration=served.calibration and dict(served.calibration.summary()),
             )
             for name, served in service.models.served.items()
         ]
