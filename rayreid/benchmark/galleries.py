@@ -134,13 +134,13 @@ def _measured(name: str, folder: Path, kind: str, count: int) -> dict[str, str]:
     single = []
     for number in range(50):
         row = _rows(kind, 1, number)
-        single.append(_seconds(lambda number=number, row=row: kept.add(count + number, row)))
+        single.append(_seconds(functools.partial(kept.add, count + number, row)))
     marked = _rows(kind, 1, 10**6)
     kept.add(count + 999, marked)
     seconds = 0.0
     for start in range(0, count, BATCH):
         rows = _rows(kind, min(BATCH, count - start), start)
-        seconds += _seconds(lambda start=start, rows=rows: kept.add(start, rows))
+        seconds += _seconds(functools.partial(kept.add, start, rows))
     size = _size(folder)
     load = _seconds(kept.load)
     filtered = median(_seconds(kept.filtered) for _ in range(5))
