@@ -370,8 +370,9 @@ def test_the_openapi_document_is_valid_and_complete() -> None:
             where = f"{method} {path}"
             told = operation["responses"]
             assert {"200", "503"} <= told.keys() or {"201", "503"} <= told.keys(), where
-            kinds = [k for r in told.values() for k in r.get("content", {}).values()]
-            assert all(kind.get("schema") for kind in kinds), where
+            kinds = [k for r in told.values() for k in r.get("content", {}).items()]
+            pictures = ("image/png",)  # bytes have no schema in OpenAPI 3.1
+            assert all(kind.get("schema") or name in pictures for name, kind in kinds), where
             if method == "post":
                 bodies = operation["requestBody"]["content"]
                 assert bodies["application/json"]["schema"]["properties"], where
