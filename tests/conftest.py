@@ -24,3 +24,10 @@ def ray_session() -> Iterator[None]:
 
     with session(cpus=4):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that need Ray to one process, where several run them: one Ray is enough."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
