@@ -343,6 +343,7 @@ def test_a_pair_is_explained_as_numbers_or_as_a_picture() -> None:
     drawn = explained(TWO, format="png")
     assert drawn.headers["content-type"] == "image/png"
     assert drawn.content == b"png"
+    assert drawn.headers["x-fingerprint"] == "f"
     refused = explained(TWO[:1])
     assert (refused.status_code, "a pair is two images" in refused.text) == (422, True)
 
