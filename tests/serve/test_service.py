@@ -23,7 +23,6 @@ from rayreid.client import Client, ServiceError
 from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, service_of
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
 
-
 log = logging.getLogger(__name__)
 
 
