@@ -55,6 +55,7 @@ class Door(HttpToolsProtocol):
     idle: ClassVar[dict["Door", None]] = {}
     refused: ClassVar[int] = 0
     evicted: ClassVar[int] = 0
+    given_up: ClassVar[int] = 0
 
     start_bytes = 0
     in_start = True
@@ -225,6 +226,7 @@ class Door(HttpToolsProtocol):
         self.transport.close()
 
     def _abort(self) -> None:
+        Door.given_up += 1
         self.transport.abort()
 
 
