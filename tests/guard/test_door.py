@@ -202,7 +202,7 @@ def answered(client: socket.socket) -> bytes:
 
 
 def test_many_connections_close_the_longest_silent_one() -> None:
-    patient = SETTINGS.model_copy(update={"header_seconds": 30.0})
+    patient = SETTINGS.model_copy(update={"header_seconds": 30.0, "body_seconds": 30.0})
     with ExitStack() as opened, behind_the_door(app, patient) as port:
 
         def connect() -> socket.socket:
@@ -214,11 +214,16 @@ def test_many_connections_close_the_longest_silent_one() -> None:
         kept = request(b"abc").replace(b"Connection: close", b"Connection: keep-alive")
         known.sendall(kept)
         assert status(answered(known)) == 200
+        sending = connect()
+        whole = request(b"x" * 50_000)
+        sending.sendall(whole[:20_000])
         silent = [connect() for _ in range(100)]
         assert answers(port), "a well-behaved client is answered all the while"
-        assert Door.evicted - before == 1 + 100 + 1 - SETTINGS.connections
+        assert Door.evicted - before == 2 + 100 + 1 - SETTINGS.connections
         known.sendall(kept)
         assert status(answered(known)) == 200, "who is between two requests is the last to go"
+        sending.sendall(whole[20_000:])
+        assert status(received(sending)) == 200
         # The oldest are the ones that went.
         assert silent[0].recv(1) == b""
         silent[-1].settimeout(0.1)
