@@ -217,6 +217,8 @@ def test_many_connections_close_the_longest_silent_one() -> None:
         sending = connect()
         whole = request(b"x" * 50_000)
         sending.sendall(whole[:20_000])
+        while not Door.sending:
+            time.sleep(0.01)
         silent = [connect() for _ in range(100)]
         assert answers(port), "a well-behaved client is answered all the while"
         assert Door.evicted - before == 2 + 100 + 1 - SETTINGS.connections
