@@ -10,6 +10,7 @@ import click
 from rayreid.cli.benchmarks import benchmark
 from rayreid.cli.calibrating import calibrate, explain
 from rayreid.cli.datasets import data
+from rayreid.cli.matching import match
 from rayreid.cli.options import chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
 from rayreid.cli.serving import serve
@@ -165,6 +166,7 @@ cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
 cli.add_command(explain)
+cli.add_command(match)
 cli.add_command(protocols)
 cli.add_command(serve)
 cli.add_command(token)

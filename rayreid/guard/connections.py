@@ -35,6 +35,9 @@ class DoorSettings(Settings):
     """Longest that a body may take to arrive."""
     held_bytes: int = Field(512 * MIB, ge=1)
     """Most bytes of bodies held at once; further requests are told to come back."""
+    requests: int = Field(96, ge=1)
+    """Most requests passed on at once; further ones are told to come back here, where that costs
+    least. By default a few more than the application admits and lets wait."""
     answer_seconds: float = Field(30, gt=0)
     """Longest that a client may take no byte of its answer."""
 
@@ -42,12 +45,14 @@ class DoorSettings(Settings):
 class Door(HttpToolsProtocol):
     """uvicorn's protocol within the bounds of ``settings``.
 
-    Those that we wait for are kept in the order since when. A client that drips byte by byte is
-    waited for like a silent one.
+    Those that we wait for are kept in the order since when, newcomers apart from those that have
+    had an answer: a client that is between two requests is the last to go. One that drips byte by
+    byte is waited for like a silent one.
     """
 
     settings: ClassVar[DoorSettings] = DoorSettings()
     waiting: ClassVar[dict["Door", None]] = {}
+    idle: ClassVar[dict["Door", None]] = {}
     refused: ClassVar[int] = 0
     evicted: ClassVar[int] = 0
 
@@ -61,7 +66,7 @@ class Door(HttpToolsProtocol):
         """Take a connection, at the cost of another or of itself where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
-            oldest = next(iter(self.waiting), None)
+            oldest = next(iter(self.waiting), None) or next(iter(self.idle), None)
             if oldest is None:
                 Door.refused += 1
                 self._refuse(503, "too many connections; try again later")
@@ -126,7 +131,7 @@ class Door(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._stop_waiting()
-            self.waiting[self] = None
+            self.idle[self] = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -137,10 +142,11 @@ class Door(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing() or not self.cycle.response_complete:
             return
-        self.waiting[self] = None
         if self.cycle.more_body:
+            self.waiting[self] = None
             self.start_timer = self.loop.call_later(self.settings.header_seconds, self._close)
         else:
+            self.idle[self] = None
             self.in_start = True
 
     def pause_writing(self) -> None:
@@ -172,12 +178,13 @@ class Door(HttpToolsProtocol):
         self.waiting.pop(self, None)
 
     def _await_start(self) -> None:
-        self.waiting.pop(self, None)
+        self._stop_waiting()
         self.waiting[self] = None
         self.start_timer = self.loop.call_later(self.settings.header_seconds, self._too_slow)
 
     def _stop_waiting(self) -> None:
         self.waiting.pop(self, None)
+        self.idle.pop(self, None)
         if self.start_timer is not None:
             self.start_timer.cancel()
             self.start_timer = None

@@ -188,6 +188,15 @@ def test_half_an_upload_never_reaches_the_application(port: int) -> None:
     assert answers(port)
 
 
+def answered(client: socket.socket) -> bytes:
+    got = b""
+    while not got.endswith(b"]]"):
+        part = client.recv(65536)
+        assert part, "closed"
+        got += part
+    return got
+
+
 def test_many_connections_close_the_longest_silent_one() -> None:
     patient = SETTINGS.model_copy(update={"header_seconds": 30.0})
     with ExitStack() as opened, behind_the_door(app, patient) as port:
@@ -197,9 +206,15 @@ def test_many_connections_close_the_longest_silent_one() -> None:
             return opened.enter_context(socket.create_connection(address, timeout=TIMEOUT))
 
         before = Door.evicted
+        known = connect()
+        kept = request(b"abc").replace(b"Connection: close", b"Connection: keep-alive")
+        known.sendall(kept)
+        assert status(answered(known)) == 200
         silent = [connect() for _ in range(100)]
         assert answers(port), "a well-behaved client is answered all the while"
-        assert Door.evicted - before == 100 + 1 - SETTINGS.connections
+        assert Door.evicted - before == 1 + 100 + 1 - SETTINGS.connections
+        known.sendall(kept)
+        assert status(answered(known)) == 200, "who is between two requests is the last to go"
         # The oldest are the ones that went.
         assert silent[0].recv(1) == b""
         silent[-1].settimeout(0.1)
@@ -225,6 +240,31 @@ def test_where_all_connections_are_at_work_a_new_one_is_told_to_come_back() -> N
         assert status(answer) == 503
         assert b"retry-after: 1" in answer
         assert [status(received(client)) for client in busy] == [200, 200]
+
+
+def test_requests_at_once_are_bounded() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await asyncio.sleep(1)
+        await app(scope, receive, send)
+
+    two = SETTINGS.model_copy(update={"requests": 2})
+    with ExitStack() as opened, behind_the_door(slow, two) as port:
+        busy = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT))
+            for _ in range(2)
+        ]
+        for client in busy:
+            client.sendall(request())
+        time.sleep(0.3)
+        answer = send(port, request(b"x" * 90_000))
+        assert status(answer) == 503
+        assert b"retry-after: 1" in answer
+        assert set(sentence(answer)) == {"error", "request_id"}
+        health = request(method=b"GET").replace(b"GET / ", b"GET /healthz ")
+        assert status(send(port, health)) == 200, "who asks how it is must be told"
+        assert [status(received(client)) for client in busy] == [200, 200]
+        assert status(send(port, request())) == 200
 
 
 def test_bodies_at_once_are_bounded(port: int) -> None:

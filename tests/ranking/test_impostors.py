@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from rayreid.ranking import impostors
 from rayreid.ranking.confidence import by_person, drawn_people
@@ -108,3 +111,28 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     scores[2, 1] = np.nan
     with pytest.raises(ValueError, match="no finite numbers"):
         grid(scores, query, gallery, (0.1,), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_set_of_market_1501s_size_streams_by_in_bounded_memory() -> None:
+    random = np.random.default_rng(0)
+    query = random.integers(0, 750, 3368), random.integers(0, 6, 3368)
+    gallery = random.integers(0, 751, 15_913), random.integers(0, 6, 15_913)
+    held = by_person(query[0], 751), by_person(gallery[0], 751)
+    rates = (0.1, 1e-2, 1e-3, 1e-4)
+    tracemalloc.start()
+    pairs = PairScores(751, int(3368 * 15_913 - held[0] @ held[1]), rates)
+    found = GridScores(pairs, query, gallery, np.ones(15_913, bool))
+    for start in range(0, 3368, 500):
+        rows = min(500, 3368 - start)
+        found.add(start, random.standard_normal((rows, 15_913), np.float32))
+    told = pairs.thresholds(rates, drawn_people(751), held)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All scores are 204 MiB, in float32; with whom they are of, and in order, they would be 800.
+    assert peak < 450 * 2**20, f"{peak / 2**20:.0f} MiB"
+    for rate, one in zip(rates, told, strict=True):
+        assert isinstance(one, PairThreshold)
+        assert one.threshold == pytest.approx(norm.isf(rate), abs=0.02)
+        assert one.threshold_bounds[0] < norm.isf(rate) < one.threshold_bounds[1]
