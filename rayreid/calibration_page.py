@@ -44,7 +44,7 @@ def page(calibration: Calibration) -> str:
         "<h2>Pairs</h2>",
         _scores_figure(calibration),
         f'<div class="wide">{_table(PAIR_HEADER, pair_rows(calibration))}</div>',
-        f"<p>{PAIR_NOTE}</p>",
+        f"<p>{PAIR_NOTE}{' ' + BOTH_NOTE if calibration.directions == 'both' else ''}</p>",
     ]
     if search:
         parts += [
@@ -66,6 +66,10 @@ def page(calibration: Calibration) -> str:
 
 PAIR_HEADER = ("false accept rate", "threshold", "95 %", "rate, 95 % by pairs", "by people",
                "true accept rate", "by people")  # fmt: skip
+BOTH_NOTE = (
+    "The method's score changes when query and gallery change places: each pair was scored both "
+    "ways, and both scores count."
+)
 PAIR_NOTE = (
     "Bounds by pairs are exact for independent pairs (Clopper and Pearson; of a threshold, order "
     "statistics). Pairs that share a person are not independent: bounds by people come of drawing "

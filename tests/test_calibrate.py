@@ -116,6 +116,7 @@ def test_an_asymmetric_score_counts_in_both_directions(
         ]
     )
     assert found.directions == "both"
+    assert "each pair was scored both ways" in page(found)
     assert found.impostors == different.sum()
     first = found.pair_threshold(0.1)
     assert isinstance(first, PairThreshold)

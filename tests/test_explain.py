@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from rayreid.batch import Batch, Census
 from rayreid.checkpoint import save_trained
 from rayreid.cli import cli
 from rayreid.data.views import as_images
+from rayreid.experiment import compose
 from rayreid.explain import AGAINST, FOR, Explained, Match, explain_pair, picture
 from rayreid.method import Method
 from rayreid.methods import METHODS
@@ -18,7 +21,6 @@ from rayreid.nn.contributions import cosine_explanation, covered, difference_exp
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.settings import Settings
 from tests.methods.test_contract import CENSUS, SMALL, images, learnt
-from tests.methods.test_contract import experiment as contract_experiment
 
 VARIANTS = {
     "gmn": [{"config.depth": 0}, {"config.depth": 2, "config.feature_norm": "l2"}],
@@ -29,13 +31,30 @@ CASES = [(name, {}) for name in METHODS]
 CASES += [(name, changed) for name, kinds in VARIANTS.items() for changed in kinds]
 
 
+NARROW = {
+    "gmn": {"config.hidden": 16},
+    "qaconv_ms": {"config.hidden": 16, "config.channels": 32, "config.global_hidden": 32},
+}
+
+
+def settings(name: str, changed: Mapping[str, object]) -> dict[str, object]:
+    return SMALL | NARROW.get(name, {}) | dict(changed)
+
+
+def taught(name: str, changed: Mapping[str, object]) -> Method:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.methods.test_contract.SMALL", settings(name, changed))
+        return learnt(name)
+
+
+@cache
+def matcher() -> Method:
+    return taught("qaconv_ms", {})
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}{list(case[1])}")
 def method(request: pytest.FixtureRequest) -> Method:
-    name, changed = request.param
-    with pytest.MonkeyPatch.context() as patch:
-        small = SMALL | ({"config.hidden": 16} if name in VARIANTS else {}) | changed
-        patch.setattr("tests.methods.test_contract.SMALL", small)
-        found = learnt(name)
+    found = taught(*request.param)
     with torch.no_grad():
         for parameter in found.parameters():
             # Away from initial values at which parts of a score are constant.
@@ -96,7 +115,7 @@ def test_matches_are_the_best_there_are_and_add_up(method: Method) -> None:
 
 
 def test_a_crop_with_itself_matches_every_place_with_itself() -> None:
-    method = learnt("qaconv_ms")
+    method = matcher()
     with torch.inference_mode():
         found = method.explain(images(1, 3).expand(2, -1, -1, -1))
     assert found.matches is not None
@@ -228,10 +247,8 @@ def test_the_picture_shows_what_raises_and_what_lowers_a_score() -> None:
 
 
 def test_the_verb_writes_a_picture_and_says_the_score(tmp_path: Path) -> None:
-    method = learnt("qaconv_ms")
-    save_trained(
-        tmp_path / "run" / "best", contract_experiment("qaconv_ms"), CENSUS, method.state_dict()
-    )
+    experiment = compose("qaconv_ms", settings("qaconv_ms", {}))
+    save_trained(tmp_path / "run" / "best", experiment, CENSUS, matcher().state_dict())
     for name, image in zip("ab", images(2, 5), strict=True):
         pixels = (image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")

@@ -31,6 +31,7 @@ def calibrate(run: Path, source: str, rates: tuple[float, ...], search_rates: tu
     from rayreid.calibrate import CalibrationSettings
     from rayreid.calibrate import calibrate as calibrated
     from rayreid.calibration_page import (
+        BOTH_NOTE,
         PAGE,
         PAIR_HEADER,
         page,
@@ -69,6 +70,8 @@ def calibrate(run: Path, source: str, rates: tuple[float, ...], search_rates: tu
     for one in found.pairs:
         if isinstance(one, NotEnough):
             click.echo(str(one))
+    if found.directions == "both":
+        click.echo(BOTH_NOTE)
     if found.review is None:
         click.echo("too few pairs of one person to tell below which score there is no match")
     if found.search:

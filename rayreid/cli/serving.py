@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1)
 @click.option("--config", type=click.Path(path_type=Path), metavar="MODELS.YAML",
               help="Models with names, replicas and GPUs, limits, tokens, galleries.")  # fmt: skip
 @click.option("--host", help="Address to listen at [127.0.0.1]; any other needs --tokens.")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
               help="GPUs of a replica; a fraction shares one.")  # fmt: skip
 @click.option("--write-serve-config", "to", type=click.Path(path_type=Path), metavar="FILE",
               help="Instead of serving, write what serve deploy and KubeRay take.")  # fmt: skip
-def serve(runs: tuple[Path, ...], config: Path | None, host: str | None, port: int | None,
+def serve(runs: tuple[str, ...], config: Path | None, host: str | None, port: int | None,
           tokens: Path | None, galleries: Path | None, replicas: int, gpus: float,
           to: Path | None) -> None:  # fmt: skip
     """Serve trained RUNs, or the models of a file, over HTTP until Ctrl-C or SIGTERM.
@@ -34,6 +34,7 @@ def serve(runs: tuple[Path, ...], config: Path | None, host: str | None, port: i
     What is under way then is still answered. SIGHUP reads the runs, or the file, again, and
     replaces what has changed without losing a request.
     """
+    from rayreid.results import fetched
     from rayreid.serve.settings import ServiceSettings, load_service, service_of
 
     if bool(runs) == bool(config):
@@ -44,7 +45,8 @@ def serve(runs: tuple[Path, ...], config: Path | None, host: str | None, port: i
     def settings() -> ServiceSettings:
         if config:
             return load_service(config, **given)
-        return service_of(runs, replicas=replicas, gpus=gpus, **given)
+        folders = [fetched(run) for run in runs]
+        return service_of(folders, replicas=replicas, gpus=gpus, **given)
 
     if to:
         from rayreid.serve.deploying import write_serve_config

@@ -160,7 +160,8 @@ def _launch(
         shared = SHARED_BYTES
         if queries.is_cuda:
             device = torch.cuda.get_device_properties(queries.device)
-            shared = device.shared_memory_per_block_optin
+            # Releases of torch before 2.15 do not tell.
+            shared = int(getattr(device, "shared_memory_per_block_optin", SHARED_BYTES))
         tiling = tiling_of(c, n, queries.dtype, shared)
     queries = _padded(queries, tiling.block, tiling.channels)
     gallery = _padded(gallery, tiling.block, tiling.channels)

@@ -20,7 +20,7 @@ from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.models import Served, calibration_of, describe
 from rayreid.serve.refusals import RETRY_AFTER_S
-from rayreid.serve.settings import ModelSettings, ServiceSettings
+from rayreid.serve.settings import HTTP_SIDE, ModelSettings, ServiceSettings
 from rayreid.settings import checked
 
 KEEPER = "_galleries"
@@ -85,7 +85,7 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         for model in settings.models
     }
     ingress = _PROMPT(serve.ingress()(Ingress)).options(
-        name="ingress",
+        name=HTTP_SIDE,
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
         # It bounds its requests itself; this is for a flood that it could not even refuse.

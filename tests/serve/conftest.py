@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import rayreid.session  # noqa: F401 - before any test imports ray: it sets what ray reads then
 from rayreid.batch import Census
 from rayreid.checkpoint import Trained, build, load_trained, save_trained
 from rayreid.data.views import as_images

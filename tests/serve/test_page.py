@@ -39,6 +39,7 @@ from rayreid.serve.routes.page import FILES, HEADERS
 from rayreid.serve.service import Service
 from rayreid.serve.settings import Limits
 from tests.methods.test_contract import learnt
+from tests.serve.test_api import asked
 
 PAGE = Path("rayreid/serve/page")
 
@@ -143,16 +144,16 @@ def address(service: Service) -> Iterator[str]:
         yield url
 
 
-def test_the_page_comes_with_headers_that_let_nothing_else_in(address: str) -> None:
+def test_the_page_comes_with_headers_that_let_nothing_else_in() -> None:
     for path, (name, kind) in FILES.items():
-        answer = httpx.get(address + path[1:])
+        answer = asked(method="GET", path=path)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == kind
         assert answer.content == (PAGE / name).read_bytes()
         for header, value in HEADERS.items():
             assert answer.headers[header] == value
-    assert httpx.get(address + "page/other.js").status_code == 404
-    assert httpx.get(address + "page/..%2f..%2f__init__.py").status_code == 404
+    assert asked(method="GET", path="/page/other.js").status_code == 404
+    assert asked(method="GET", path="/page/..%2f..%2f__init__.py").status_code == 404
     assert "frame-ancestors 'none'" in HEADERS["Content-Security-Policy"]
 
 

@@ -35,6 +35,7 @@ def test_a_file_describes_a_service(tmp_path: Path) -> None:
         (("images: 7", "image: 7"), "no setting 'limits.image'; did you mean 'images'"),
         (("name: spare", "name: a"), "two models are named 'a'"),
         (("name: spare", "name: a/b"), "no name of a model"),
+        (("name: spare", "name: ingress"), "a part of the service"),
         (("gpus: 0.5", "gpus: -1"), "models.0.gpus"),
         (("tokens: tokens.json", "host: 0.0.0.0"), "set tokens, or listen at 127.0.0.1"),
         (("tokens: tokens.json", "host: example.org"), "can be reached from other machines"),
@@ -47,6 +48,14 @@ def test_mistakes_are_told(tmp_path: Path, changed: tuple[str, str], reason: str
     file.write_text(FILE.replace(*changed))
     with pytest.raises(ValueError, match=reason):
         load_service(file)
+
+
+def test_the_readmes_file_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (text,) = (part for part in readme.split("```yaml\n")[1:] if part.startswith("models:"))
+    (tmp_path / "models.yaml").write_text(text.split("```")[0])
+    service = load_service(tmp_path / "models.yaml")
+    assert [model.name for model in service.models] == ["gmn", "qaconv"]
 
 
 def test_no_file(tmp_path: Path) -> None:

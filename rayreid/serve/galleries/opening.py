@@ -57,5 +57,5 @@ def check_address(address: str) -> None:
         )
     if importlib.util.find_spec("psycopg") is None:
         raise ValueError(
-            "galleries in PostgreSQL need psycopg: install it with pip install 'rayreid[postgres]'"
+            "galleries in PostgreSQL need psycopg: pip install 'rayreid[postgresql]' brings it"
         )

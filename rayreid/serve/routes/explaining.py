@@ -31,7 +31,10 @@ def router(service: Service) -> APIRouter:
         responses={200: {"content": {"image/png": {}}}},
     )
     async def explain(request: Request) -> ExplainAnswer | Response:
-        """Show which regions of two images matched, as numbers or as a picture."""
+        """Show which regions of two images matched, as numbers or as a picture.
+
+        With a picture, whose model it is of is in the headers X-Model and X-Fingerprint.
+        """
         started = time.perf_counter()
         asked = await read(request, service.limits, ExplainBody)
         if len(asked.images) != 2:
@@ -45,7 +48,12 @@ def router(service: Service) -> APIRouter:
             served.name, items.work, pair, lines=asked.body.lines, drawn=drawn
         )
         if found.png is not None:
-            return Response(found.png, media_type="image/png")
+            told = {
+                "X-Model": found.served.name,
+                "X-Fingerprint": found.served.fingerprint,
+                "X-Preprocessing": found.served.preprocessing,
+            }
+            return Response(found.png, media_type="image/png", headers=told)
         return ExplainAnswer(
             **enveloped(request, found.served, {"read": reading, **found.seconds}),
             explanation=found.explained,

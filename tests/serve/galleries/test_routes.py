@@ -21,7 +21,7 @@ from rayreid.serve.galleries.search import SearchSettings
 from rayreid.serve.galleries.searching import Searched, Searcher, Wanted
 from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.serve.hosted import Hosted
-from rayreid.serve.models import Embedded, Scored, Served, State, Work, describe
+from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work, describe
 from rayreid.serve.service import Service
 from rayreid.serve.settings import Limits
 from tests.serve.pictures import TIMEOUT, expected, in_json, picture
@@ -42,6 +42,11 @@ class InProcess:
 
     async def score(self, _: str, work: Work, pairs: np.ndarray) -> Scored:
         return await self.hosted.score(work, pairs)
+
+    async def explain(
+        self, _: str, work: Work, pair: tuple[int, int], *, lines: int, drawn: bool
+    ) -> Explaining:
+        return await self.hosted.explain(work, pair, lines=lines, drawn=drawn)
 
     async def states(self) -> Mapping[str, State]:
         return {name: State(1) for name in self.served}
@@ -165,7 +170,8 @@ def test_what_is_acknowledged_is_found_and_what_is_deleted_is_not(client: Client
         found = client.search(seed, top_k=30)
         assert found["snapshot"] == version
         assert f"s{seed}" not in [m["sample"] for m in found["results"][0]["matches"]]
-    assert client.search(0)["results"] == [{"decision": "no_match", "matches": [], "searched": 0}]
+    (result,) = client.search(0)["results"]
+    assert (result["decision"], result["matches"], result["searched"]) == ("no_match", [], 0)
 
 
 def test_several_crops_of_one_query_are_one(client: Client, trained: Trained) -> None:
