@@ -19,6 +19,7 @@ from rayreid.methods import find_method
 from rayreid.nn.optimiser import OptimiserSettings
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.protocols import distinct, refuse_target
+from rayreid.scaling import ScalingSettings
 from rayreid.settings import Settings, checked, dotted, nested, read_yaml
 
 TRUSTED = "RAYREID_METHODS"
@@ -48,6 +49,8 @@ class Experiment(Settings):
     """Size of a worker's batch."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """How weights follow gradients."""
+    scaling: ScalingSettings = ScalingSettings()
+    """What the number of workers does to the batch and to the learning rate."""
     epochs: int = Field(60, ge=1)
     """Epochs of training."""
     steps_per_epoch: int = Field(0, ge=0)
@@ -125,15 +128,22 @@ class Experiment(Settings):
 
     @property
     def fingerprint(self) -> str:
-        """Return a short hash of all settings that say what is learnt: all but ``compile``."""
+        """Return a short hash of all settings that say what is learnt: all but ``compile``.
+
+        Rules of scaling that are left at their defaults scale nothing, and are left out.
+        """
         tree = self.tree()
         del tree["compile"]
+        if self.scaling == ScalingSettings():
+            del tree["scaling"]
         canonical = json.dumps(tree, sort_keys=True).encode()
         return hashlib.sha256(canonical).hexdigest()[:10]
 
     def save(self, path: Path) -> None:
-        """Write all settings as YAML."""
-        path.write_text(yaml.safe_dump(self.tree(), sort_keys=False))
+        """Write all settings as YAML, whole or not at all."""
+        draft = path.with_suffix(".tmp")
+        draft.write_text(yaml.safe_dump(self.tree(), sort_keys=False))
+        draft.replace(path)
 
 
 def compose(method: str, *layers: Mapping[str, object]) -> Experiment:

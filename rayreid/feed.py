@@ -64,9 +64,11 @@ class Feed:
         experiment.refuse_unless_adapting(target is not None)
         self.experiment, self.rank, self.world, self.device = experiment, rank, world, device
         self.crops = TrainingSet(sources, experiment.loading)
+        identities = experiment.scaling.identities(experiment.sampling.identities, world)
+        self.sampling = experiment.sampling.model_copy(update={"identities": identities})
         kind = GraphSampler if experiment.sampling.kind == "graph" else IdentitySampler
         self.sampler: GraphSampler | IdentitySampler = kind(
-            experiment.sampling,
+            self.sampling,
             self.crops.identities,
             self.crops.domains,
             self.crops.names,
@@ -101,10 +103,9 @@ class Feed:
         if self.target is None:
             yield from labelled
             return
-        sampling = self.experiment.sampling
         others = unlabelled_batches(
             len(self.target),
-            sampling.identities * sampling.crops * len(self.crops.names),
+            self.sampling.identities * self.sampling.crops * len(self.crops.names),
             self.steps,
             seed=self.experiment.seed,
             epoch=epoch,

@@ -1,5 +1,6 @@
 """The training loop: a generator of epochs, which knows torch but not Ray."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class Epoch:
     """Wall time of learning, ranking left out."""
     rankings: Mapping[str, Ranking]
     """Metrics by target, where targets were given and ranking was due."""
+    seconds_ranking: float
+    """Wall time of ranking."""
     learner: Learner
     """The state after the epoch: to save, to rank, to resume from."""
 
@@ -82,5 +85,12 @@ def learn(
     while learner.epoch < experiment.epochs:
         figures = learner.advance()
         due = learner.epoch % rank_every == 0 or learner.epoch == experiment.epochs
+        began = time.perf_counter()
         rankings = {t.name: t.rank(learner.averaged) for t in targets} if due else {}
-        yield Epoch(number=learner.epoch, rankings=rankings, learner=learner, **asdict(figures))
+        yield Epoch(
+            number=learner.epoch,
+            rankings=rankings,
+            seconds_ranking=time.perf_counter() - began,
+            learner=learner,
+            **asdict(figures),
+        )

@@ -77,6 +77,9 @@ class Learner:
                 experiment.trunk.name,
             )
         self.optimiser = optimiser_of(self.method, experiment.optimiser)
+        self.highest = experiment.optimiser.lr * experiment.scaling.rate(
+            experiment.sampling.identities, world
+        )
         decay = experiment.optimiser.ema
         self.average = (
             AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -138,7 +141,7 @@ class Learner:
             images_per_second=speed.item(),
             waiting=waited / seconds,
             skipped=skipped,
-            lr=rate * experiment.optimiser.lr,
+            lr=rate * self.highest,
             seconds=seconds,
         )
 
@@ -155,7 +158,7 @@ class Learner:
         """
         settings = self.experiment.optimiser
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * settings.lr * group["rate"]
+            group["lr"] = rate * self.highest * group["rate"]
         # A batch that yields NaN also spoils the running statistics of the normalisations.
         buffers = list(self.method.buffers())
         kept = [buffer.clone() for buffer in buffers]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +16,21 @@ import torch
 import yaml
 
 from rayreid.batch import Crops, Domain
-from rayreid.checkpoint import CARD, EXPERIMENT, load_trained, save_trained
+from rayreid.checkpoint import CARD, EXPERIMENT, load_trained
 from rayreid.data.loading import decoded
 from rayreid.data.sources import open_source
+from rayreid.data.storage import Storage
 from rayreid.data.synthetic import GENERATOR_VERSION
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.gallery import Target
 from rayreid.learn import learn
-from rayreid.learner import Learner
 from rayreid.method import Method
 from rayreid.ranking.summary import figures
+from rayreid.states import METRICS, Row, keep_state, newest_whole, rows_of, told_if_full
 
 log = logging.getLogger(__name__)
 
-METRICS, RANKING = "metrics.jsonl", "ranking.json"
+RANKING = "ranking.json"
 PACKAGES = ("rayreid", "torch", "timm", "numpy", "pillow", "ray", "optuna")
 """Packages whose versions are recorded with a result."""
 
@@ -41,11 +43,13 @@ class Run:
 
     experiment.yaml (complete), metrics.jsonl (a line an epoch), ranking.json (metrics and
     what they were obtained with), best/ (what evaluate and serve load), and the state to
-    resume from. Raises `ValueError` where the folder belongs to another experiment.
+    resume from. ``storage`` is where the folder is kept, if elsewhere (`rayreid.results`).
+    Raises `ValueError` where the folder belongs to another experiment.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment):
+    def __init__(self, folder: Path, experiment: Experiment, storage: Storage | None = None):
         self.folder = folder.absolute()
+        self.storage = storage or Storage(str(self.folder))
         saved = self.folder / EXPERIMENT
         # A folder with settings alone is of a run that a mistake ended before it began.
         begun = saved.is_file() and any(path != saved for path in self.folder.iterdir())
@@ -77,14 +81,27 @@ class Run:
         with path.open("a") as lines:
             lines.write("\n" * torn + json.dumps(dict(metrics)) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the metrics an epoch; of an epoch that was repeated after a loss, the last."""
+    def recall(self, rows: Sequence[Row]) -> None:
+        """Add the metrics that a state brought along, but for those that are here already.
+
+        Whoever was killed between keeping a state and logging its epoch has not logged it.
+        """
+        here = {row["epoch"]: row for row in self.metrics()}
+        for row in rows:
+            if here.get(row["epoch"]) != row:
+                self.log(row)
+
+    def metrics(self, before: int | None = None) -> list[dict[str, Any]]:
+        """Return the metrics an epoch; of an epoch that was repeated after a loss, the last.
+
+        ``before`` leaves an epoch and those after it out.
+        """
         path = self.folder / METRICS
         lines = path.read_text().splitlines() if path.is_file() else []
         # No line but a torn one lacks its closing brace.
         whole = [json.loads(line) for line in lines if line.endswith("}")]
         by_epoch = {row["epoch"]: row for row in whole}
-        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+        return [by_epoch[e] for e in sorted(by_epoch) if before is None or e < before]
 
     def ranking(self) -> dict[str, Any]:
         """Return ranking.json: metrics, and what they were obtained with."""
@@ -127,33 +144,19 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
         return
     run.experiment.refuse_unless_adapting(bool(run.experiment.target))
     states = run.folder / "states"
-    last = max(states.glob("epoch_*"), default=None)
+    last = newest_whole(states)
+    if last:
+        run.recall(rows_of(last))
     target = open_unlabelled(run.experiment)
     for epoch in learn(run.experiment, sources, target=target, state=last, device=best_device()):
-        last = _keep(epoch.learner, states)
-        run.log(epoch.metrics())
-        listen(epoch.metrics())
+        row = epoch.metrics() | {"workers": 0}
+        with told_if_full(run.folder):
+            last = keep_state(epoch.learner, states, [*run.metrics(before=epoch.number), row])
+            run.log(row)
+        listen(row)
     assert last is not None
-    finish(run, last, sources, workers=0)
-
-
-def save_epoch(learner: Learner, folder: Path) -> None:
-    """Write the state to resume from, and beside it the method as it would be served."""
-    learner.save(folder)
-    weights = learner.averaged.state_dict()
-    save_trained(folder / "trained", learner.experiment, learner.census, weights)
-
-
-def _keep(learner: Learner, states: Path) -> Path:
-    """Save the newest state, whole or not at all, then drop the older ones."""
-    folder, draft = states / f"epoch_{learner.epoch:05d}", states / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    save_epoch(learner, draft)
-    older = list(states.glob("epoch_*"))
-    draft.rename(folder)
-    for state in older:
-        shutil.rmtree(state)
-    return folder
+    with told_if_full(run.folder):
+        finish(run, last, sources, workers=0)
 
 
 def finish(run: Run, state: Path, sources: Sequence[Domain], **entries: object) -> None:
@@ -266,18 +269,24 @@ def commit() -> str | None:
     try:
         # An environment may lie inside a checkout of something else.
         ours = git("ls-files", "--error-unmatch", this.name)
-        return (git("describe", "--always", "--dirty", "--abbrev=12") or None) if ours else None
+        found = git("describe", "--always", "--dirty", "--abbrev=12") if ours else ""
     except OSError:
-        return None
+        found = ""
+    # Code that was submitted to a cluster is told what it was taken from.
+    return found or os.environ.get("RAYREID_COMMIT")
 
 
 def write_yaml(path: Path, value: object) -> None:
-    """Write YAML in the order given."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False))
+    """Write YAML in the order given, whole or not at all."""
+    _write_whole(path, yaml.safe_dump(value, sort_keys=False))
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old or the new file, never half of one."""
+    _write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
+    draft.write_text(text)
     draft.replace(path)

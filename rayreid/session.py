@@ -11,11 +11,17 @@ from pathlib import Path
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A checkpoint counts once the controller has polled it: a short interval loses less to a kill.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# After a loss the room for workers is counted anew every 20 s; a group that there is no room for is
+# given up after as long, and tried again at the size that there is room for.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # We tell progress ourselves; Tune's other reporter prints its tables at any verbosity.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Tune's handler would end the study on Ctrl-C and return, and what follows a study would begin.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# A study keeps its own record, and resumes by it: Tune's logs and snapshots are time for nothing.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
 # Serve's proxy asks it what stands before it. Nodes of other clusters are started with this set.
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "rayreid.guard.door.middlewares")
 if "RAY_ADDRESS" not in os.environ:

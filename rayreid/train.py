@@ -1,12 +1,12 @@
 """Training on Ray Train: DDP over workers that each draw their own identities."""
 
+import logging
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rayreid.session import session  # before ray: it sets what ray reads on import
 
@@ -14,7 +14,6 @@ from rayreid.session import session  # before ray: it sets what ray reads on imp
 import ray
 import torch
 from ray.train import (
-    Checkpoint,
     CheckpointConfig,
     FailureConfig,
     Result,
@@ -26,89 +25,134 @@ from ray.train.torch import TorchTrainer
 
 from rayreid.batch import Census, Domain
 from rayreid.checkpoint import build
+from rayreid.data.storage import Storage, is_remote
 from rayreid.experiment import Experiment
-from rayreid.learn import learn
+from rayreid.relay import relayed
+from rayreid.results import APART
 from rayreid.run import (
     Listener,
     Run,
     finish,
     learn_here,
     open_sources,
-    open_unlabelled,
-    save_epoch,
 )
 from rayreid.settings import FailureError, checked
+from rayreid.states import KEPT, told_if_full
+from rayreid.worker import work
+
+log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Lost workers after which a run is given up; each loss costs the epoch it happened in."""
+"""Losses of workers without an epoch in between after which a run is given up; each costs at most
+the epoch it happened in."""
+
+GROW_SECONDS = 30.0
+"""How often a run of MIN-MAX workers looks whether there is room for more."""
+
+Placement = Literal["pack", "spread", "strict_spread"]
+"""Workers on as few nodes as go, on as many as go, or on a node each."""
 
 
 def train_on_ray(
     run: Run,
-    workers: int,
+    workers: int | tuple[int, int],
     listen: Listener,
     *,
     sources: Sequence[Domain] | None = None,
     gpus: bool | None = None,
     cpus: int = 1,
+    placement: Placement = "pack",
 ) -> None:
     """Learn a run with DDP over ``workers`` Ray Train workers (gloo on CPUs, NCCL on GPUs).
 
-    A worker that dies is replaced and the run goes on from its last epoch; called again
-    after the driver died, it goes on likewise. Each worker gets a GPU where the cluster has
-    them (or as ``gpus`` says) and ``cpus`` cores. ``sources`` spares opening them here once more,
-    for the ranking at the end.
+    A worker or a node that dies is replaced and the run goes on from its last epoch; called again
+    after the driver died, it goes on likewise. Of ``(least, most)`` workers there are as many as
+    the cluster has room for: it goes on at once with those that are left, and with more when there
+    is room again; ``experiment.scaling`` says what that does to the batch and the rate. Each
+    worker gets a GPU where the cluster has them (or as ``gpus`` says) and ``cpus`` cores.
+    ``sources`` spares opening them here once more, for the ranking at the end.
+
+    Nodes share nothing but ``run.storage``, where Ray keeps the states; it is a folder that all
+    of them see, or an object store.
 
     Raises `ValueError` for a cluster that is too small, a user's mistake as `learn` does, and
     `FailureError` where workers failed for other reasons, or too often.
     """
     if run.finished:
         return
+    numbers: Any = {"num_workers": workers, "elastic_resize_monitor_interval_s": GROW_SECONDS}
+    least, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if placement == "strict_spread" and least < most:
+        raise ValueError(
+            "MIN-MAX workers counts the cluster's cores, not its nodes: with --placement "
+            "strict_spread give one number of workers, or take spread"
+        )
     # A trunk that cannot be had, or cannot serve the method, is said here, before workers start to
     # look for it in turn.
     run.experiment.refuse_unless_adapting(bool(run.experiment.target))
     build(run.experiment, Census({"anybody": 2}))
-    with session(), _followed(run, listen):
+    with session():
         there = ray.cluster_resources()
-        use_gpu = there.get("GPU", 0) >= workers if gpus is None else gpus
-        if there.get("CPU", 0) < workers * cpus:
+        use_gpu = there.get("GPU", 0) >= least if gpus is None else gpus
+        if there.get("CPU", 0) < least * cpus:
             raise ValueError(
-                f"{workers} workers x {cpus} core(s) do not fit the cluster's "
+                f"{least} workers x {cpus} core(s) do not fit the cluster's "
                 f"{there.get('CPU', 0):.0f} core(s); lower --workers"
             )
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={
-                "experiment": run.experiment.tree(),
-                "folder": str(run.folder),
-                "gpu": use_gpu,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
-            ),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(run.folder),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            ),
-        )
-        result = _fitted(trainer)
+        with relayed(run, listen, least * cpus) as relay:
+            trainer = TorchTrainer(
+                work,
+                train_loop_config={
+                    "experiment": run.experiment.tree(),
+                    "relay": relay,
+                    "storage": run.storage.address,
+                    "gpu": use_gpu,
+                },
+                scaling_config=ScalingConfig(
+                    **numbers,
+                    use_gpu=use_gpu,
+                    resources_per_worker={"CPU": cpus},
+                    placement_strategy=placement.upper(),
+                ),
+                run_config=RunConfig(
+                    name=APART,
+                    **_kept_by_ray(run.storage),
+                    checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+                    failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                ),
+            )
+            result = _fitted(trainer, run)
     answer = getattr(result, "return_value", None)
     if isinstance(answer, Exception):
         raise answer
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as state:
         opened = open_sources(run.experiment) if sources is None else sources
-        finish(run, Path(state), opened, workers=workers)
+        at_last = run.metrics()[-1].get("workers", most)
+        with told_if_full(run.folder):
+            finish(run, Path(state), opened, workers=at_last)
+
+
+def _kept_by_ray(storage: Storage) -> dict[str, Any]:
+    """Return where Ray keeps its files of a run, as `RunConfig` takes it."""
+    if not is_remote(storage.address):
+        return {"storage_path": storage.address}
+    system, path = storage.arrow()
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def learn_side_by_side(
-    runs: Sequence[Run], sources: Sequence[Domain], listen: Callable[[Run], Listener]
+    runs: Sequence[Run],
+    sources: Sequence[Domain],
+    listen: Callable[[Run], Listener],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> None:
-    """Learn several runs of the same sources, each in a process of one core, on the cluster's.
+    """Learn several runs of the same sources, each in a process of its own, on the cluster's.
 
-    As many go at a time as there are cores; ``listen(run)`` is told that run's metrics.
+    As many go at a time as there is room for, each with ``cpus`` cores and ``gpus`` GPUs;
+    ``listen(run)`` is told that run's metrics.
 
     Raises a user's mistake as `learn` does.
     """
@@ -117,7 +161,7 @@ def learn_side_by_side(
             run.experiment.refuse_unless_adapting(bool(run.experiment.target))
             following.enter_context(_followed(run, listen(run)))
         shared: Any = ray.put(list(sources))
-        task = ray.remote(num_cpus=1, max_retries=MAX_FAILURES)(_learn_alone)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(_learn_alone)
         learning = [task.remote(str(run.folder), run.experiment.tree(), shared) for run in runs]
         for mistake in ray.get(learning):
             if mistake:
@@ -125,7 +169,7 @@ def learn_side_by_side(
 
 
 def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -> Exception | None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources()["CPU"])))
     try:
         run = Run(Path(folder), checked(Experiment, tree))
         learn_here(run, sources, lambda _: None)
@@ -134,7 +178,19 @@ def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -
     return None
 
 
-def _fitted(trainer: TorchTrainer) -> Result:
+def _fitted(trainer: TorchTrainer, run: Run) -> Result:
+    """Fit, again as long as each attempt learns an epoch that the one before did not."""
+    while True:
+        learnt = len(run.metrics())
+        try:
+            return _fitted_once(trainer)
+        except (FailureError, OSError) as error:
+            if len(run.metrics()) == learnt:
+                raise
+            log.warning("%s; going on from epoch %d", error, len(run.metrics()))
+
+
+def _fitted_once(trainer: TorchTrainer) -> Result:
     """Fit, and raise `KeyboardInterrupt` where Ctrl-C ended it.
 
     Ray takes Ctrl-C over to end its workers, exits the process, and never gives it back.
@@ -154,57 +210,6 @@ def _fitted(trainer: TorchTrainer) -> Result:
     finally:
         if on_main_thread:
             signal.signal(signal.SIGINT, handler)
-
-
-def _work(config: dict[str, Any]) -> Any:
-    """Learn on one worker; rank 0 keeps the log and the checkpoints.
-
-    Returns a user's mistake instead of raising it: Ray would start the workers again, only
-    to hear it again.
-    """
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    experiment = checked(Experiment, config["experiment"])
-    mistake: Exception | None = None
-    try:
-        sources = open_sources(experiment, parts=["train"])
-        target = open_unlabelled(experiment)
-    except (ValueError, OSError) as error:
-        mistake = error
-    # A node may lack what the others have; none may wait for it in vain.
-    for found in _gathered(mistake, world):
-        if found:
-            return found
-    run = Run(Path(config["folder"]), experiment) if rank == 0 else None
-    # Not whatever GPU there is: only one that was asked for is this worker's.
-    device = ray.train.torch.get_device() if config["gpu"] else torch.device("cpu")
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = ray.train.get_checkpoint()
-        state = Path(checkpoint.to_directory(f"{scratch}/resumed")) if checkpoint else None
-        epochs = learn(
-            experiment, sources, target=target, state=state, rank=rank, world=world, device=device
-        )
-        try:
-            for epoch in epochs:
-                folder = Path(scratch) / f"epoch_{epoch.number:05d}"
-                folder.mkdir()
-                if run:
-                    save_epoch(epoch.learner, folder)
-                    run.log(epoch.metrics())
-                kept = Checkpoint.from_directory(folder) if run else None
-                ray.train.report(epoch.metrics(), checkpoint=kept)
-        except (ValueError, FloatingPointError) as error:
-            # Settings and the gradient are one on all workers, so they end here together.
-            return error
-    return None
-
-
-def _gathered(mine: Exception | None, world: int) -> list[Exception | None]:
-    if world == 1:
-        return [mine]
-    every: list[Exception | None] = [None] * world
-    torch.distributed.all_gather_object(every, mine)
-    return every
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One private Ray for the whole test session, started by the first test that asks for it."""
+"""What a whole test session shares: one private Ray, one server that speaks S3."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+
+from rayreid.data import storage
+from tests.store import ObjectStore, serving_s3
 
 # Time says nothing on a shared machine, and a run that fails must fail again.
 # Two threads on small tensors wait for each other more than they compute.
@@ -24,6 +27,26 @@ def ray_session() -> Iterator[None]:
 
     with session(cpus=4):
         yield
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[ObjectStore]:
+    with serving_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def object_store(
+    store_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStore]:
+    """Return the server, with the environment's credentials set for it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage._system.cache_clear()
+    yield store_server
+    storage._system.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

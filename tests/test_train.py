@@ -68,7 +68,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert run.ranking()["fingerprint"] == straight.ranking()["fingerprint"]
 
 
-def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
+def reference_losses(
+    made: Experiment, world: int, until: int | None = None
+) -> list[dict[str, float]]:
     """Learn the workers' batches in one process: gradients averaged over the ranks' batches."""
     crops = TrainingSet(open_sources(made), made.loading)
     method = build(made, crops.census).to(memory_format=torch.channels_last).train()
@@ -81,7 +83,7 @@ def reference_losses(made: Experiment, world: int) -> list[dict[str, float]]:
         for rank in range(world)
     ]  # fmt: skip
     epochs = []
-    for epoch in range(made.epochs):
+    for epoch in range(until or made.epochs):
         per_rank = [list(s.epoch(epoch, made.steps_per_epoch)) for s in samplers]
         sums: dict[str, float] = {}
         for step in range(made.steps_per_epoch):
@@ -181,6 +183,13 @@ def test_a_method_that_lacks_what_it_needs_is_refused_before_workers_start(tmp_p
     ):
         with pytest.raises(ValueError, match=said):
             train_on_ray(Run(tmp_path / made.method, made), 2, lambda _: None)
+
+
+def test_a_range_of_workers_cannot_have_a_node_each(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give one number of workers, or take spread"):
+        train_on_ray(
+            Run(tmp_path / "run", experiment()), (1, 2), lambda _: None, placement="strict_spread"
+        )
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -22,11 +22,12 @@ class Hostile:
     connected: int
     """Connections that came about."""
     closed: int
-    """Those that the service ended, or answered."""
+    """Those that the service ended."""
     longest: float
     """Seconds that the longest lasted."""
 
 
+# An `OSError` says that the service ended it; `TimeoutError`, or none, that it did not.
 Way = Callable[[asyncio.StreamReader, asyncio.StreamWriter, float], Awaitable[None]]
 
 
@@ -34,6 +35,7 @@ async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter, seconds:
     """Connect, and say nothing."""
     async with asyncio.timeout(seconds):
         await reader.read()
+    raise ConnectionResetError
 
 
 async def dripping_headers(
@@ -111,9 +113,8 @@ async def _attacked(port: int, way: Way, count: int, seconds: float) -> Hostile:
         started = time.monotonic()
         try:
             await way(reader, writer, seconds)
-            closed += 1
         except TimeoutError:
-            pass
+            pass  # it was let be
         except OSError:
             closed += 1
         finally:

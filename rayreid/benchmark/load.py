@@ -157,7 +157,11 @@ class _Generator:
         else:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(_Connection, "127.0.0.1", self.port)
-        status, told, open = await connection.ask(request)
+        try:
+            status, told, open = await connection.ask(request)
+        except BaseException:
+            connection.transport.abort()
+            raise
         if open:
             self.free.append(connection)
         return status, told

@@ -11,8 +11,10 @@ from PIL import Image
 from rayreid.benchmark.load import post
 from rayreid.data.synthetic import draw_domain
 
-IMAGES, PAIRS = 16, 64
-"""Of a request: a few people's crops, half of them matched with the other half."""
+IMAGES, FEW = 16, 4
+"""Of a request: a few people's crops, half of them matched with the other half. `FEW` for a model
+that embeds less than `SLOW` images a second."""
+SLOW = 100.0
 
 PEOPLE, CAMERAS, CROPS = 64, 4, 2
 """512 crops: with twelve requests at a time, no crop is in two of them."""

@@ -100,6 +100,56 @@ def training_benchmark(only: tuple[str, ...], compiled: bool, rounds: int, to: P
     click.echo(training(to, tell, only=only, compiled=compiled, rounds=rounds))
 
 
+@benchmark.command("studies")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Studies of each way of stopping.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="PART",
+              help="A study (asha-0, none-0, ...) or sharing; repeatable.")  # fmt: skip
+@click.option("--scale", "many", is_flag=True, help="One study of many trivial trials instead.")
+@click.option("--trials", type=click.IntRange(1), default=1000, show_default=True,
+              help="Of the study of many.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/studies"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def studies_benchmark(seeds: int, only: tuple[str, ...], many: bool, trials: int, to: Path) -> None:
+    """Measure what studies cost; the same command again goes on where it stopped."""
+    from rayreid.benchmark.studies import many_trials, studies
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    click.echo(many_trials(to, tell, trials) if many else studies(to, tell, seeds, only))
+
+
+@benchmark.command("scaling")
+@click.option("--trunk", default="resnet18", show_default=True, help="A trunk of timm's.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/scaling"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def scaling_benchmark(trunk: str, rounds: int, to: Path) -> None:
+    """Measure images a second of one worker and of two, and what exchanging gradients takes."""
+    from rayreid.benchmark.scaling import scaling
+
+    tell = lambda line: click.echo(line, err=True)  # noqa: E731
+    click.echo(scaling(to, tell, trunk=trunk, rounds=rounds))
+
+
+@benchmark.command("galleries")
+@click.option("--vectors", type=click.IntRange(100), default=100_000, show_default=True,
+              help="Embeddings of 2 KiB to enrol.")  # fmt: skip
+@click.option("--maps", type=click.IntRange(100), default=5_000, show_default=True,
+              help="Embeddings of 48 KiB to enrol.")  # fmt: skip
+@click.option("--kills", type=click.IntRange(1, 100), default=5, show_default=True,
+              help="Times that a writer is killed at work.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/galleries"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def galleries_benchmark(vectors: int, maps: int, kills: int, to: Path) -> None:
+    """Measure the store of galleries beside LanceDB: rates, size, kills, erasure, searches."""
+    from rayreid.benchmark.galleries import galleries
+
+    click.echo(galleries(to, lambda line: click.echo(line, err=True), vectors=vectors, maps=maps,
+                         kills=kills))  # fmt: skip
+
+
 @benchmark.command("methods")
 @click.option(
     "--plan",

@@ -95,3 +95,22 @@ def counter(label: str) -> Callable[[int], None]:
             click.echo(f"\r{label}: {done}", nl=False, err=True)
 
     return add
+
+
+class Workers(click.ParamType[int | tuple[int, int]]):
+    """A number of workers, or ``MIN-MAX``: as many as there is room for."""
+
+    name = "workers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, int]:
+        """Return the number, or the least and the most."""
+        least, dash, most = str(value).partition("-")
+        if not least.isdigit() or (dash and not most.isdigit()) or int(most or least) > 4096:
+            self.fail(f"{value!r} is no number of workers; write e.g. 2, or 2-4", param, ctx)
+        if not dash:
+            return int(least)
+        if not 1 <= int(least) < int(most):
+            self.fail(f"{value!r} is no range; write the fewer first, from 1: 2-4", param, ctx)
+        return int(least), int(most)

@@ -1,7 +1,6 @@
 """The verbs that rank: a run on unseen domains, and the protocols that say which."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -9,7 +8,7 @@ from rayreid.cli.options import chosen_round, counter, protocol_options
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--target", "targets", multiple=True, metavar="LAYOUT=LOCATION",
               help="A domain to rank, e.g. market1501=/data/Market-1501; repeatable.")  # fmt: skip
 @protocol_options
@@ -27,7 +26,7 @@ from rayreid.cli.options import chosen_round, counter, protocol_options
               show_default=True, help="half: faster, where maps or M-Nets match.")  # fmt: skip
 @click.option("--shortlist", type=click.IntRange(min=0), default=0, metavar="CROPS",
               help="Score so many a query in full, by a cheap score; 0: all.")  # fmt: skip
-def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
+def evaluate(run: str, targets: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
              temporal_lift: bool, rerank: bool, both_directions: bool, average_precision: str,
              single_gallery_shot: bool, precision: str, shortlist: int) -> None:  # fmt: skip
     """Rank unseen domains with a trained RUN, beside the colour-histogram reference.
@@ -42,6 +41,7 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
     from rayreid.ranking.summary import RATES, summary
     from rayreid.ranking.temporal_lift import LiftSettings
     from rayreid.report import table
+    from rayreid.results import fetched, returned
     from rayreid.run import keep_evaluation
     from rayreid.settings import checked
 
@@ -51,7 +51,8 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
     targets += ranked.targets if ranked else ()
     if not targets:
         raise ValueError("no domain to rank; add --target LAYOUT=LOCATION, or --protocol")
-    trained = load_trained(run)
+    folder = fetched(run)
+    trained = load_trained(folder)
     method, lift = trained.experiment.method, LiftSettings() if temporal_lift else None
     reranking = RerankSettings() if rerank else None
     rows: list[tuple[object, ...]] = []
@@ -133,7 +134,8 @@ def evaluate(run: Path, targets: tuple[str, ...], protocol: str | None, places: 
             unusual["precision"] = precision
         if unusual:
             also["settings"] = unusual
-        keep_evaluation(run, target, of_method.as_figures(), of_reference.as_figures(), also)
+        keep_evaluation(folder, target, of_method.as_figures(), of_reference.as_figures(), also)
+    returned(run, folder)
 
 
 @click.command()

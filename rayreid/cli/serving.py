@@ -1,13 +1,19 @@
-"""The verbs of the service: the one that runs it."""
+"""The verb that serves."""
 
-import time
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from rayreid.serve.settings import ServiceSettings
+
 
 @click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1)
 @click.option("--config", type=click.Path(path_type=Path), metavar="MODELS.YAML",
               help="Models with names, replicas and GPUs, limits, tokens, galleries.")  # fmt: skip
 @click.option("--host", help="Address to listen at [127.0.0.1]; any other needs --tokens.")
@@ -18,31 +24,67 @@ import click
               help="Processes that hold each RUN.")  # fmt: skip
 @click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
               help="GPUs of a replica; a fraction shares one.")  # fmt: skip
-def serve(runs: tuple[Path, ...], config: Path | None, host: str | None, port: int | None,
-          tokens: Path | None, galleries: Path | None, replicas: int,
-          gpus: float) -> None:  # fmt: skip
-    """Serve trained RUNs, or the models of a file, over HTTP until Ctrl-C."""
-    from rayreid.serve import start, stop
-    from rayreid.serve.settings import load_service, service_of
-    from rayreid.session import session
+@click.option("--write-serve-config", "to", type=click.Path(path_type=Path), metavar="FILE",
+              help="Instead of serving, write what serve deploy and KubeRay take.")  # fmt: skip
+def serve(runs: tuple[str, ...], config: Path | None, host: str | None, port: int | None,
+          tokens: Path | None, galleries: Path | None, replicas: int, gpus: float,
+          to: Path | None) -> None:  # fmt: skip
+    """Serve trained RUNs, or the models of a file, over HTTP until Ctrl-C or SIGTERM.
 
-    chosen = {"host": host, "port": port, "tokens": tokens, "galleries": galleries}
-    given = {name: value for name, value in chosen.items() if value is not None}
+    What is under way then is still answered. SIGHUP reads the runs, or the file, again, and
+    replaces what has changed without losing a request.
+    """
+    from rayreid.results import fetched
+    from rayreid.serve.settings import ServiceSettings, load_service, service_of
+
     if bool(runs) == bool(config):
         raise ValueError("say what to serve: RUN folders, or --config MODELS.YAML, not both")
-    if config:
-        settings = load_service(config, **given)
-    else:
-        settings = service_of(runs, **given, replicas=replicas, gpus=gpus)
+    chosen = {"host": host, "port": port, "tokens": tokens, "galleries": galleries}
+    given = {name: value for name, value in chosen.items() if value is not None}
+
+    def settings() -> ServiceSettings:
+        if config:
+            return load_service(config, **given)
+        folders = [fetched(run) for run in runs]
+        return service_of(folders, replicas=replicas, gpus=gpus, **given)
+
+    if to:
+        from rayreid.serve.deploying import write_serve_config
+
+        write_serve_config(settings(), to)
+        click.echo(f"wrote {to}; serve deploy {to} puts it on the cluster at hand")
+        return
+    from rayreid.serve import start, stop
+    from rayreid.session import session
+
+    again = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: again.set())
+    first = settings()
     with session():
-        url = start(settings)
-        click.echo(
-            f"serving {', '.join(m.name for m in settings.models)} at {url}; Ctrl-C stops it"
-        )
+        # Ray has put a handler of its own there, which would not wait for anybody.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            url = start(first)
+            names = ", ".join(model.name for model in first.models)
+            click.echo(f"serving {names} at {url}; Ctrl-C stops it")
             while True:
-                time.sleep(3600)
+                again.wait()
+                again.clear()
+                _replace(settings, start)
         except KeyboardInterrupt:
-            click.echo("stopping")
+            click.echo("stopping; what is under way is still answered")
         finally:
             stop()
+
+
+def _replace(settings: "Callable[[], ServiceSettings]", start: "Callable[..., str]") -> None:
+    """Serve what the settings now say; where that cannot be, say why, and go on as before."""
+    from rayreid.settings import FailureError
+
+    try:
+        now = settings()
+        start(now)
+    except (ValueError, OSError, FailureError) as error:
+        click.echo(f"still serving as before: {error}", err=True)
+    else:
+        click.echo(f"serving {', '.join(model.name for model in now.models)} anew")

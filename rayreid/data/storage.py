@@ -21,6 +21,12 @@ OPTIONS = {
 CONNECT_SECONDS, SILENT_SECONDS, ATTEMPTS = 5, 10, 3
 """How long a connection may take to open, or to send a byte, and how often each is tried."""
 
+PATIENT = 30
+"""How often Ray's own files of a run are tried: for minutes, while workers wait."""
+
+BLOCK = 16 * 2**20
+"""Bytes of a file that are in memory while it is copied."""
+
 _REFUSED = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY_ID",
@@ -81,6 +87,46 @@ class Storage:
                 stream.write(data)
             self._system.move(draft, self._path(file))
 
+    def upload(self, path: Path, file: str) -> None:
+        """Write a file from the local one at ``path``, a part at a time, as `write` does.
+
+        Raises `FileNotFoundError` as `open` does where there is no such local file.
+        """
+        with path.open("rb") as local:
+            if not is_remote(self.address):
+                self.write(file, local.read())
+                return
+            with self.told(file), self._system.open_output_stream(self._path(file)) as stream:
+                while block := local.read(BLOCK):
+                    stream.write(block)
+
+    def download(self, file: str, path: Path) -> None:
+        """Write a file into the local one at ``path``, whose folder is made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self.told(file),
+            self._system.open_input_stream(self._path(file)) as stream,
+            path.open("wb") as local,
+        ):
+            while block := stream.read(BLOCK):
+                local.write(block)
+
+    def files(self) -> dict[str, int]:
+        """Return the bytes of every file below the address, by its name there."""
+        top = self._path("").rstrip("/")
+        with self.told(""):
+            infos = self._system.get_file_info(
+                fs.FileSelector(top, recursive=True, allow_not_found=True)
+            )
+        return {info.path[len(top) + 1 :]: info.size for info in infos if info.is_file}
+
+    def arrow(self) -> tuple[Any, str]:
+        """Return Arrow's file system and the path in it, for Ray: one that waits out an outage.
+
+        It travels to other nodes as its address, and finds its credentials there.
+        """
+        return _system(self.address, PATIENT), self._path("").rstrip("/")
+
     def remove(self, file: str) -> None:
         """Remove a file, if it is there."""
         if self.sizes([file])[file] is not None:
@@ -139,28 +185,39 @@ def _reason(error: Exception) -> str:
     return text.partition(" (Request ID")[0].partition(" error_info=")[0]
 
 
+class _S3(fs.S3FileSystem):
+    """Arrow's S3, which would be unpickled with fewer attempts, and without its time limits."""
+
+    made_of: tuple[str, int]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _system, self.made_of
+
+
 @lru_cache(maxsize=16)
-def _system(address: str) -> Any:
+def _system(address: str, attempts: int = ATTEMPTS) -> Any:
     """Return the file system of an address; making one asks S3 for credentials, in a second."""
     if not is_remote(address):
         return fs.LocalFileSystem()
     parts = urlsplit(address)
     options = dict(parse_qsl(parts.query))
     if parts.scheme == "gs":
-        options.setdefault("retry_limit_seconds", str(ATTEMPTS * SILENT_SECONDS))
+        options.setdefault("retry_limit_seconds", str(attempts * SILENT_SECONDS))
         system, _ = fs.FileSystem.from_uri(f"gs://{parts.netloc}/?{urlencode(options)}")
         return system
     known = {"region", "endpoint_override"} & options.keys()
     if not known and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
         options["region"] = fs.resolve_s3_region(_bucket(parts))
-    return fs.S3FileSystem(
+    s3 = _S3(
         anonymous=parts.username == "anonymous",
         connect_timeout=CONNECT_SECONDS,
         request_timeout=SILENT_SECONDS,
         allow_delayed_open=True,  # a small file is one request
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
         **options,
     )
+    s3.made_of = (address, attempts)
+    return s3
 
 
 def is_remote(address: str) -> bool:

@@ -7,6 +7,7 @@ of its limits on: 10,000 open connections, or one with endless headers, would be
 import asyncio
 import json
 from asyncio.events import TimerHandle
+from itertools import chain
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -35,6 +36,9 @@ class DoorSettings(Settings):
     """Longest that a body may take to arrive."""
     held_bytes: int = Field(512 * MIB, ge=1)
     """Most bytes of bodies held at once; further requests are told to come back."""
+    requests: int = Field(96, ge=1)
+    """Most requests passed on at once; further ones are told to come back here, where that costs
+    least. By default a few more than the application admits and lets wait."""
     answer_seconds: float = Field(30, gt=0)
     """Longest that a client may take no byte of its answer."""
 
@@ -42,14 +46,18 @@ class DoorSettings(Settings):
 class Door(HttpToolsProtocol):
     """uvicorn's protocol within the bounds of ``settings``.
 
-    Those that we wait for are kept in the order since when. A client that drips byte by byte is
-    waited for like a silent one.
+    Those that we wait for are kept in the order since when, and where there are too many they go in
+    this order: who has asked nothing yet, who is between two requests, who is sending a body. One
+    that drips byte by byte is waited for like a silent one.
     """
 
     settings: ClassVar[DoorSettings] = DoorSettings()
     waiting: ClassVar[dict["Door", None]] = {}
+    idle: ClassVar[dict["Door", None]] = {}
+    sending: ClassVar[dict["Door", None]] = {}
     refused: ClassVar[int] = 0
     evicted: ClassVar[int] = 0
+    given_up: ClassVar[int] = 0
 
     start_bytes = 0
     in_start = True
@@ -61,7 +69,7 @@ class Door(HttpToolsProtocol):
         """Take a connection, at the cost of another or of itself where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
-            oldest = next(iter(self.waiting), None)
+            oldest = next(chain(self.waiting, self.idle, self.sending), None)
             if oldest is None:
                 Door.refused += 1
                 self._refuse(503, "too many connections; try again later")
@@ -90,7 +98,8 @@ class Door(HttpToolsProtocol):
         """Begin the start of a request."""
         super().on_message_begin()
         self.in_start = True
-        if self.start_timer is None:
+        at_work = self.cycle is not None and not self.cycle.response_complete
+        if self.start_timer is None and not at_work:
             self._await_start()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -126,7 +135,7 @@ class Door(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._stop_waiting()
-            self.waiting[self] = None
+            self.idle[self] = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -137,10 +146,11 @@ class Door(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing() or not self.cycle.response_complete:
             return
-        self.waiting[self] = None
         if self.cycle.more_body:
+            self.waiting[self] = None
             self.start_timer = self.loop.call_later(self.settings.header_seconds, self._close)
         else:
+            self.idle[self] = None
             self.in_start = True
 
     def pause_writing(self) -> None:
@@ -165,19 +175,21 @@ class Door(HttpToolsProtocol):
 
     def hold(self) -> None:
         """Let a body's sender be one that we wait for."""
-        self.waiting[self] = None
+        self.sending[self] = None
 
     def release(self) -> None:
         """Wait for it no longer."""
-        self.waiting.pop(self, None)
+        self.sending.pop(self, None)
 
     def _await_start(self) -> None:
-        self.waiting.pop(self, None)
+        self._stop_waiting()
         self.waiting[self] = None
         self.start_timer = self.loop.call_later(self.settings.header_seconds, self._too_slow)
 
     def _stop_waiting(self) -> None:
         self.waiting.pop(self, None)
+        self.idle.pop(self, None)
+        self.sending.pop(self, None)
         if self.start_timer is not None:
             self.start_timer.cancel()
             self.start_timer = None
@@ -218,6 +230,7 @@ class Door(HttpToolsProtocol):
         self.transport.close()
 
     def _abort(self) -> None:
+        Door.given_up += 1
         self.transport.abort()
 
 

@@ -26,6 +26,9 @@ CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SETTINGS = "RAYREID_DOOR"
 """JSON of `DoorSettings` that differ."""
 
+ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", "/metrics"})
+"""Paths that say how the service is, which must be told when it is busy above all."""
+
 _STEERING = (
     b"x-request-timeout-seconds",
     b"x-request-disconnect-disabled",
@@ -58,7 +61,7 @@ class Entrance:
 
     def __init__(self, app: ASGIApp, settings: DoorSettings):
         self.app, self.settings = app, settings
-        self.held = 0
+        self.held = self.passed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on once it is whole."""
@@ -67,16 +70,28 @@ class Entrance:
             return
         id = request_id(scope["headers"])
         scope["headers"] = with_id(scope["headers"], id, without=_STEERING)
+        if self._is_full(scope):
+            await answer(send, _FULL, id)
+            return
         sender = getattr(receive, "__self__", None)
         body = _Body(self, sender, receive)
         try:
             refused = await body.read(scope)
+            if refused is None and body.whole is not None and self._is_full(scope):
+                refused = _FULL  # it was not when the body began to arrive
             if refused is not None:
                 await answer(send, refused, id)
             elif body.whole is not None:
-                await self._pass(scope, body, send, id)
+                self.passed += 1
+                try:
+                    await self._pass(scope, body, send, id)
+                finally:
+                    self.passed -= 1
         finally:
             self.held -= body.size
+
+    def _is_full(self, scope: Scope) -> bool:
+        return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
 
     async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
         """Pass on a whole request, and see that there is one answer, in the service's form."""
@@ -161,6 +176,7 @@ class _Body:
 
 
 _CLOSE = ((b"connection", b"close"),)
+_FULL = Refused(503, "too many requests are waiting; try again later", LATER)
 
 
 def _connection(cycle: object) -> Door | None:

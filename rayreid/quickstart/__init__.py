@@ -207,7 +207,7 @@ def _page(results: Mapping[str, Mapping[str, Ranking]], sources: Sequence[str], 
         f"besides, and it alone learnt on {WORKERS} workers.\n\n"
         f"Adapting is another task, with unlabelled crops of {there} at hand; ranked there alone:"
         f"\n\n{table(('method', 'mAP', 'R1'), adapting)}\n\n"
-        f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/trials.parquet, "
+        f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/report.html, "
         f"ranked_lists.png ({tuned} on {there}), contact_sheet.png.\n"
     )
 

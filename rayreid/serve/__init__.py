@@ -13,14 +13,16 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 # isort: split
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from rayreid.guard.audit import Audit
 from rayreid.guard.connections import DoorSettings
 from rayreid.guard.door import CALLBACK
 from rayreid.guard.tokens import read_tokens
-from rayreid.serve.app import QUIET, application, described
+from rayreid.serve.app import DRAIN_S, QUIET, application, described
 from rayreid.serve.ingress import APPLICATION
 from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
@@ -69,7 +71,7 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
         url = _await_answer(host, port, default.fingerprint, deadline)
     except BaseException:
         if not replacing:
-            stop()
+            stop(drain=0)
         raise
     if not _has_door(host, port):
         log.warning(
@@ -87,12 +89,28 @@ def _has_door(host: str, port: int) -> bool:
     return status == 431
 
 
-def stop() -> None:
-    """End the service, and Serve itself where it serves nothing else."""
-    if APPLICATION in serve.status().applications:
+def stop(drain: float = DRAIN_S) -> None:
+    """End the service once what it was asked is answered, and Serve where it serves nothing else.
+
+    Requests that come from now on are refused with 503; those under way have ``drain`` seconds.
+    """
+    application = serve.status().applications.get(APPLICATION)
+    if application is not None:
+        if application.status == ApplicationStatus.RUNNING and drain:
+            _drain(drain)
         serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
+
+
+def _drain(seconds: float) -> None:
+    """Wait for what is under way: replicas that end at the same time would lose it."""
+    try:
+        drained = serve.get_app_handle(APPLICATION).drained.remote(seconds)
+        if not drained.result(timeout_s=seconds + ALIVE_S):
+            log.warning("after %.0f s there are still requests under way; they are lost", seconds)
+    except (TimeoutError, RayServeException, RayError) as error:
+        log.warning("the service did not tell what is under way (%s); it ends now", error)
 
 
 def _refuse_taken(host: str, port: int) -> None:

@@ -48,7 +48,7 @@ def api(service: Service, guards: Sequence[Middleware] = ()) -> FastAPI:
             Middleware(Counted, metrics=service.metrics),
             Middleware(Failures),
             *guards,
-            Middleware(Admission, limits=service.limits, metrics=service.metrics),
+            Middleware(Admission, places=service.places, metrics=service.metrics),
         ],
     )
     app.add_exception_handler(RefusalError, _refused)

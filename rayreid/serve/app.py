@@ -20,13 +20,16 @@ from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.models import Served, calibration_of, describe
 from rayreid.serve.refusals import RETRY_AFTER_S
-from rayreid.serve.settings import ModelSettings, ServiceSettings
+from rayreid.serve.settings import HTTP_SIDE, ModelSettings, ServiceSettings
 from rayreid.settings import checked
 
 KEEPER = "_galleries"
 """Name of the deployment that writes galleries: none that a model may have."""
 DRAIN_S = 30
 """How long a replica that is to go has for the requests that it works on."""
+
+FLOOD = 1024
+"""Requests beyond which the HTTP side is not even asked to refuse."""
 
 QUIET = LoggingConfig(enable_access_log=False)
 """Serve would log every path: what is erased from a gallery would stay in its logs."""
@@ -70,7 +73,6 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
 
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
     """Return the application: a deployment a model, and the HTTP side."""
-    limits = settings.limits
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(
@@ -83,12 +85,12 @@ def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Appl
         for model in settings.models
     }
     ingress = _PROMPT(serve.ingress()(Ingress)).options(
-        name="ingress",
+        name=HTTP_SIDE,
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},
         # It bounds its requests itself; this is for a flood that it could not even refuse.
-        max_ongoing_requests=4 * (limits.admitted + limits.waiting),
-        max_queued_requests=limits.waiting,
+        max_ongoing_requests=FLOOD,
+        max_queued_requests=FLOOD,
         backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
     )
     return ingress.bind(settings, served, models, _keeper(settings))

@@ -58,13 +58,14 @@ class Batcher(Generic[T, R]):
         """Give others the time to come, then start what lanes there are for."""
         try:
             if not self.computing and len(self.items) < self.most * self.lanes:
-                self.full.clear()
+                self.full = asyncio.Event()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.wait):
                         await self.full.wait()
         finally:
             self.gathering = None
-        self._start()
+            # Whatever becomes of the wait, nobody is left waiting for ever.
+            self._start()
 
     def _start(self) -> None:
         while self.items and len(self.computing) < self.lanes:

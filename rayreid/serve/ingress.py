@@ -188,8 +188,12 @@ class Ingress:
         metrics = Metrics()
         deployed = Deployed(self.served, self.models, metrics)
         galleries = self._galleries(deployed)
-        service = Service(deployed, self.settings.limits, galleries, metrics=metrics)
-        return api(service, guards=[guard(self.settings)])
+        self.service = Service(deployed, self.settings.limits, galleries, metrics=metrics)
+        return api(self.service, guards=[guard(self.settings)])
+
+    async def drained(self, seconds: float) -> bool:
+        """Admit no request more, and return whether all that were are answered in time."""
+        return await self.service.places.drained(seconds)
 
     def _galleries(self, deployed: Deployed) -> Galleries | None:
         keeper, settings = self.keeper, self.settings.galleries

@@ -19,7 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from rayreid.data.decoding import pixels_of
-from rayreid.serve.bodies import Body, EmbeddingBody, Pair, SampleBody
+from rayreid.serve.bodies import Body, EmbeddingBody, ItemsBody, Pair, SampleBody
 from rayreid.serve.models import Given
 from rayreid.serve.refusals import RefusalError
 from rayreid.serve.settings import Limits
@@ -129,7 +129,7 @@ def _from_json(text: bytearray, limits: Limits, kind: type[K]) -> Asked[K]:
 def _asked(body: K, images: Sequence[bytes]) -> Asked[K]:
     embeddings: Sequence[EmbeddingBody] = getattr(body, "embeddings", ())
     given = tuple(_given(index, one) for index, one in enumerate(embeddings))
-    samples: Sequence[SampleBody] = getattr(body, "samples", ())
+    samples = body.samples if isinstance(body, ItemsBody) else ()
     # What is held twice otherwise, while the request is worked on.
     held: dict[str, list[object]] = {
         name: [] for name in ("images", "embeddings") if name in type(body).model_fields

@@ -13,6 +13,8 @@ from rayreid.settings import Settings, checked, read_yaml
 
 MIB = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HTTP_SIDE = "ingress"
+"""Name of the deployment that reads requests, beside those named by their models."""
 
 
 def _plain(name: str) -> str:
@@ -21,6 +23,8 @@ def _plain(name: str) -> str:
             f"{name[:64]!r} is no name of a model; use 1 to 64 letters, digits, '.', '_' and '-', "
             "the first a letter or a digit"
         )
+    if name == HTTP_SIDE:
+        raise ValueError(f"{name!r} is a part of the service; give the model another name")
     return name
 
 

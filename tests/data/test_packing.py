@@ -26,8 +26,8 @@ from rayreid.experiment import compose
 from rayreid.gallery import Target
 from rayreid.learn import learn
 from rayreid.run import open_sources
-from tests.data.conftest import ObjectStore
 from tests.data.market import make_market
+from tests.store import ObjectStore
 
 LOADING = LoadingSettings(height=64, width=32)
 SYNTHETIC = SyntheticSettings(train_people=3, test_people=2, cameras=2, crops=2, seed=5)

@@ -9,7 +9,7 @@ import pytest
 
 from rayreid.data import storage
 from rayreid.data.storage import Storage, below, canonical_address, is_remote, last_part
-from tests.data.conftest import ObjectStore
+from tests.store import ObjectStore
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -25,6 +25,8 @@ def behind_the_door(app: ASGIApp, settings: DoorSettings) -> Iterator[int]:
     server, before = uvicorn.Server(config), Door.settings
     Door.settings = settings
     Door.waiting.clear()
+    Door.idle.clear()
+    Door.sending.clear()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

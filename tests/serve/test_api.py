@@ -1,6 +1,7 @@
 """The HTTP interface, without Ray."""
 
 import asyncio
+import base64
 import json
 import logging
 import tracemalloc
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from openapi_spec_validator import validate
 
 from rayreid.data.decoding import decode_bytes
 from rayreid.explain import Explained
@@ -359,3 +361,53 @@ def test_pairs_are_decided_by_the_models_calibration() -> None:
     assert listed[0]["calibration"]["default_false_accept_rate"] == 0.01
     bare = asked(json=in_json(TWO, [[0, 1]])).json()
     assert bare["decisions"] == ["uncalibrated"]
+
+
+def test_the_openapi_document_is_valid_and_complete() -> None:
+    document = asked(method="GET", path="/openapi.json").json()
+    validate(document)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            told = operation["responses"]
+            assert {"200", "503"} <= told.keys() or {"201", "503"} <= told.keys(), where
+            kinds = [k for r in told.values() for k in r.get("content", {}).items()]
+            pictures = ("image/png",)  # bytes have no schema in OpenAPI 3.1
+            assert all(kind.get("schema") or name in pictures for name, kind in kinds), where
+            if method == "post":
+                bodies = operation["requestBody"]["content"]
+                assert bodies["application/json"]["schema"]["properties"], where
+
+
+def test_a_form_says_the_rest_in_one_text() -> None:
+    models = Zeros()
+    text = json.dumps({"queries": [0], "gallery": [1, 0], "model": "m"})
+    request = form(2, None) | {"data": {"request": text}}
+    answer = asked(models, path="/v1/match/matrix", **request)
+    assert answer.json()["scores"] == [[0.0, 0.0]]
+    answer = asked(models, path="/v1/embed", files=[("images", picture(0))])
+    (embedding,) = answer.json()["embeddings"]
+    assert base64.b64decode(embedding["data"]) == np.array([0, 1], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "reason"),
+    [
+        ("/v1/match/pairs", {"pairs": [[0, 0]], "model": "x"}, 404, "there is no model 'x'"),
+        ("/v1/match/matrix", {"queries": [], "gallery": [0]}, 422, "no queries"),
+        ("/v1/match/matrix", {"queries": [0] * 3, "gallery": [0] * 2}, 422, "6 cells, more than 4"),
+        ("/v1/match/matrix", {"queries": [1], "gallery": [0]}, 422, "queries[0] names item 1 of 1"),
+        ("/v1/embed", {"images": []}, 422, "no images"),
+        ("/v1/embed", {"samples": []}, 422, "'samples'"),
+        ("/v1/match/pairs", {"pairs": [[0, 0]], "false_accept_rate": 0}, 422, "false_accept_rate"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    path: str, body: dict[str, object], status: int, reason: str
+) -> None:
+    if "images" not in body:
+        body = body | {"images": in_json([picture(0)], [])["images"]}
+    response = asked(path=path, json=body)
+    assert (response.status_code, reason in response.json()["error"]) == (status, True), (
+        response.text
+    )

@@ -19,6 +19,7 @@ import pytest
 from rayreid.benchmark.fuzzing import bombs, mutated
 from rayreid.checkpoint import Trained
 from rayreid.data.decoding import decode_bytes, pixels_of
+from rayreid.guard.access import needed
 from rayreid.guard.tokens import Scope, add_token
 from tests.guard.servers import send, status
 from tests.serve.pictures import HEIGHT, PATH, TIMEOUT, WIDTH, expected, in_json, picture, raw
@@ -67,7 +68,7 @@ def test_bombs_cost_nothing(client: httpx.Client, kind: str) -> None:
     before = lowered()
     files = [("images", ("0", BOMBS[kind]))]
     response = client.post(EMBED, files=files)
-    harmless = kind in ("webp of 300 frames", "png of 300 frames")
+    harmless = kind in ("webp of 100 frames", "png of 100 frames")
     assert response.status_code in ((200,) if harmless else (413, 422)), response.text
     if not harmless:
         assert "images[0]" in sentence(response) or "larger than" in sentence(response)
@@ -352,6 +353,39 @@ def test_no_token_no_work(run: Path, tmp_path: Path) -> None:
     assert lines[1]["route"] == PATH
 
 
+EVERY_ROUTE = {
+    Scope.MATCH: {
+        "GET /v1/models", "POST /v1/embed", "POST /v1/match/pairs", "POST /v1/match/matrix",
+        "POST /v1/match/search", "POST /v1/explain/pair", "GET /metrics",
+    },
+    Scope.ENROL: {
+        "POST /v1/galleries", "GET /v1/galleries", "GET /v1/galleries/{gallery}",
+        "POST /v1/galleries/{gallery}/samples", "GET /v1/galleries/{gallery}/samples",
+        "GET /v1/galleries/{gallery}/identities",
+        "GET /v1/galleries/{gallery}/identities/{identity}",
+        "PATCH /v1/galleries/{gallery}/identities/{identity}",
+        "POST /v1/galleries/{gallery}/identities/{identity}/merge",
+    },
+    Scope.ERASE: {
+        "DELETE /v1/galleries/{gallery}", "DELETE /v1/galleries/{gallery}/samples/{sample}",
+        "DELETE /v1/galleries/{gallery}/identities/{identity}",
+        "POST /v1/galleries/{gallery}/purge",
+    },
+    None: {"GET /healthz", "GET /readyz"},
+}  # fmt: skip
+
+
+def test_every_documented_route_needs_its_scope(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    there = {f"{method.upper()} {path}" for path, them in paths.items() for method in them}
+    # Those of galleries are there where a service keeps some; one that is not above has no scope.
+    assert there <= set().union(*EVERY_ROUTE.values())
+    for scope, routes in EVERY_ROUTE.items():
+        for route in routes:
+            method, path = route.split()
+            assert needed(method, re.sub("{.*?}", "x", path)) == scope, route
+
+
 _HOOKED: list[tuple[str, object]] = []
 _ARMED: list[int] = []
 
@@ -378,7 +412,7 @@ def test_no_request_reaches_files_or_hosts(client: httpx.Client) -> None:
     given = embedding(client)
 
     def corpus() -> None:
-        for name in NAMES[:7]:
+        for name in NAMES[:4]:
             items = {"embeddings": [given], "pairs": [[0, 1]]}
             images = in_json([picture(0)], [])["images"]
             client.post(PATH, json=items | {"images": images, "model": name})
@@ -388,7 +422,7 @@ def test_no_request_reaches_files_or_hosts(client: httpx.Client) -> None:
                                     "pairs": [[0, 0]]})  # fmt: skip
             client.post(EMBED, files=[("images", (name[:99].replace("\0", ""), picture(0)))])
             client.post(PATH, json=items | {"url": name})
-        for data in islice(mutated(500), 12):
+        for data in islice(mutated(500), 8):
             client.post(EMBED, files=[("images", ("0", data))])
         for path in (
             "/v1/models",

@@ -1,25 +1,30 @@
 """The service over HTTP, on a real Ray Serve."""
 
+import base64
 import json
-import os
-import signal
+import logging
 import socket
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
+import ray
+from click.testing import CliRunner
 
 from rayreid import serve
-from rayreid.checkpoint import Trained
-from rayreid.serve.settings import Limits, service_of
+from rayreid.checkpoint import Trained, load_trained
+from rayreid.cli import cli
+from rayreid.client import Client, ServiceError
+from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, service_of
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
+
+log = logging.getLogger(__name__)
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -50,12 +55,22 @@ def free_port() -> int:
         return port
 
 
+def served_by(run: Path, port: int | None, **limits: int) -> ServiceSettings:
+    """Return a service of a run, and of another that is loaded when it is asked for."""
+    return ServiceSettings(
+        models=(
+            ModelSettings(run=run),
+            ModelSettings(name="spare", run=run, on_demand=True, idle_seconds=1),
+        ),
+        port=port,
+        limits=Limits(admitted=16, waiting=16, **limits),
+    )
+
+
 @pytest.fixture(scope="module")
 def client(run: Path, ray_session: None) -> Iterator[httpx.Client]:  # noqa: ARG001 - it runs
     port = free_port()
-    # Room for the 24 requests of one test, not for the 64 of another.
-    settings = service_of([run], port=port, limits=Limits(admitted=16, waiting=16))
-    url = serve.start(settings, timeout=60.0)
+    url = serve.start(served_by(run, port), timeout=60.0)
     assert url == f"http://127.0.0.1:{port}"
     with httpx.Client(
         base_url=url, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=64)
@@ -128,58 +143,210 @@ def test_refusals_reach_the_client(client: httpx.Client) -> None:
         assert (response.status_code, set(response.json())) == (status, {"error", "request_id"})
 
 
+def test_serves_proxy_has_the_door(client: httpx.Client) -> None:
+    assert client.get("/healthz", headers={"X-Long": "x" * 20_000}).status_code == 431
+    # Serve itself would take off the time limit, or fail at bytes that are no text.
+    steering = {"X-Request-Timeout-Seconds": "0", "Serve-Multiplexed-Model-Id": b"\xff"}
+    answer = client.get("/healthz", headers=steering | {"X-Request-Id": b"\xff"})
+    assert answer.status_code == 200
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    lost = client.post(PATH, content=b"x" * 65 * 2**20, headers={"Content-Type": "text/plain"})
+    assert (lost.status_code, set(lost.json())) == (413, {"error", "request_id"})
+
+
+def test_no_log_of_serves_has_what_a_path_names(client: httpx.Client) -> None:
+    name = f"anna-{time.time_ns()}"
+    client.get(f"/v1/galleries/lobby/samples/{name}")
+    client.delete(f"/v1/galleries/lobby/samples/{name}?identity={name}")
+    client.get(f"/{name}")
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    files = [file for file in logs.rglob("*") if file.is_file()]
+    assert any("ServeReplica" in file.name or "serve" in str(file) for file in files)
+    assert not [file for file in files if name.encode() in file.read_bytes()]
+
+
 def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
     with pytest.raises(ValueError, match="already running on this cluster, and not at"):
         serve.start(service_of([run], port=free_port()))
     assert client.get("/healthz").status_code == 200
 
 
-def test_too_many_requests_are_told_to_come_back(client: httpx.Client, run: Path) -> None:
-    # Room for two at a time: whatever the machine, sixteen clients at once are too many.
-    port = client.base_url.port
-    assert port is not None
-    serve.start(
-        service_of([run], port=port, limits=Limits(admitted=1, matching=1, waiting=1)),
-        timeout=60.0,
+def test_embeddings_can_be_sent_instead_of_images(client: httpx.Client, trained: Trained) -> None:
+    images = [picture(0), picture(1), picture(0)]
+    with Client(str(client.base_url)) as ours:
+        embedded = ours.embed(images)
+        assert (embedded.embedded, embedded.fingerprint) == (2, trained.fingerprint)
+        assert embedded.embeddings[0] == embedded.embeddings[2]
+        mixed = ours.match_pairs(
+            [(0, 1), (1, 2), (2, 0)], images=[picture(2)], embeddings=embedded.embeddings[:2]
+        )
+        matrix = ours.match_matrix([0, 1], [2, 0, 1], images=[picture(2), *images[:2]])
+    everybody = [picture(2), *images[:2]]
+    np.testing.assert_allclose(
+        mixed.scores, expected(trained, everybody, [(0, 1), (1, 2), (2, 0)]), atol=1e-5
     )
+    wanted = expected(trained, everybody, [(q, g) for q in (0, 1) for g in (2, 0, 1)])
+    np.testing.assert_allclose(np.ravel(matrix.scores), wanted, atol=1e-5)
+
+
+def test_others_embeddings_are_refused(client: httpx.Client) -> None:
+    with Client(str(client.base_url)) as ours:
+        (own,) = ours.embed([picture(0)]).embeddings
+        another = replace(own, fingerprint="0" * 16)
+        with pytest.raises(ServiceError, match="embed the image again") as refusal:
+            ours.match_pairs([(0, 0)], embeddings=[another])
+        assert refusal.value.status == 409
+        broken = base64.b64encode(np.full(own.shape, np.nan, "<f4").tobytes()).decode()
+        with pytest.raises(ServiceError, match="not finite") as refusal:
+            ours.match_pairs([(0, 0)], embeddings=[replace(own, data=broken)])
+        assert refusal.value.status == 422
+        with pytest.raises(ServiceError, match="shape") as refusal:
+            ours.match_pairs([(0, 0)], embeddings=[replace(own, shape=[1, *own.shape])])
+        assert refusal.value.status == 422
+
+
+def test_the_verb_asks_the_service(client: httpx.Client, trained: Trained, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    url = f"--url={client.base_url}"
+    a, b = str(tmp_path / "0.png"), str(tmp_path / "1.png")
+    shown = CliRunner().invoke(cli, ["match", a, b, url], catch_exceptions=False).output
+    wanted = expected(trained, [picture(0), picture(1)], [(0, 1)])[0]
+    assert f"{wanted:.4f}" in shown
+    assert trained.fingerprint in shown
+    told = CliRunner().invoke(cli, ["match", a, str(tmp_path), url, "--json", "--top=2"])
+    rows = [json.loads(line) for line in told.output.splitlines()]
+    assert len(rows) == 2
+    assert rows[0]["score"] >= rows[1]["score"]
+    (tmp_path / "pairs.csv").write_text("0.png,1.png\n2.png, 0.png\n")
+    told = CliRunner().invoke(cli, ["match", "--pairs", str(tmp_path / "pairs.csv"), url, "--json"])
+    scores = [json.loads(line)["score"] for line in told.output.splitlines()]
+    images = [picture(number) for number in range(3)]
+    np.testing.assert_allclose(scores, expected(trained, images, [(0, 1), (2, 0)]), atol=1e-5)
+
+
+def test_models_and_readiness_are_told(client: httpx.Client, trained: Trained) -> None:
+    assert client.get("/readyz").json()["status"] == "ready"
+    with Client(str(client.base_url)) as ours:
+        assert ours.ready()
+        first, second = ours.models()
+    assert (first.name, first.fingerprint, first.input) == ("tiny", trained.fingerprint, [64, 32])
+    assert (first.loaded, first.replicas, first.on_demand) == (True, 1, False)
+    assert (second.name, second.loaded, second.on_demand) == ("spare", False, True)
+    assert first.preprocessing == second.preprocessing
+
+
+def counts(client: httpx.Client) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    return {name: float(value) for name, value in (
+        line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}  # fmt: skip
+
+
+def test_what_is_done_is_counted(client: httpx.Client) -> None:
+    client.post(PATH, json=in_json([picture(0), picture(1)], [[0, 1]]))
+    before = counts(client)
+    for n in range(5):
+        images = [picture(3), picture(n)]
+        client.post(PATH, json=in_json(images, [[0, 1], [1, 0], [0, 0]]))
+    client.post(PATH, json=in_json([b"nothing"], [[0, 0]]))
+    after = counts(client)
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    of = 'method="POST",route="/v1/match/pairs"'
+    assert more(f'rayreid_requests_total{{{of},status="200"}}') == 5
+    assert more(f'rayreid_requests_total{{{of},status="422"}}') == 1
+    assert more('rayreid_pairs_scored_total{model="tiny"}') == 15
+    assert more('rayreid_images_embedded_total{model="tiny"}') == 9
+    assert more('rayreid_batch_size_sum{model="tiny",stage="embed"}') == 9
+    assert more('rayreid_batch_size_sum{model="tiny",stage="score"}') == 5
+    assert after['rayreid_model_loads_total{model="tiny"}'] == 1
+    assert after["rayreid_requests_admitted"] == after["rayreid_requests_queued"] == 0
+
+
+def test_too_many_requests_are_told_to_come_back(client: httpx.Client) -> None:
+    # Places for 32, of whom 16 are worked on: whatever the machine, 64 at once are too many.
     images = [picture(i) for i in range(32)]
     body = json.dumps(in_json(images, [[i, j] for i in range(32) for j in range(32)])).encode()
 
     def ask(_: int) -> httpx.Response:
-        return client.post(PATH, **raw(body))
+        return client.post(PATH, **raw(body), timeout=3 * TIMEOUT)
 
-    with ThreadPoolExecutor(16) as threads:
-        responses = list(threads.map(ask, range(48), timeout=3 * TIMEOUT))
+    with ThreadPoolExecutor(64) as threads:
+        responses = list(threads.map(ask, range(96), timeout=6 * TIMEOUT))
     assert {response.status_code for response in responses} == {200, 503}
     for response in responses:
         if response.status_code == 503:
             assert int(response.headers["Retry-After"]) >= 1
+            assert "waiting" in response.json()["error"]
     assert client.get("/healthz").status_code == 200
 
 
+def test_a_model_is_replaced_without_losing_a_request(
+    client: httpx.Client, trained: Trained, other_run: Path
+) -> None:
+    images, pairs = [picture(0), picture(1), picture(2)], [(0, 1), (2, 1)]
+    other = load_trained(other_run)
+    wanted = {one.fingerprint: expected(one, images, pairs) for one in (trained, other)}
+    assert np.ptp([scores[0] for scores in wanted.values()]) > 1e-2, "a mix-up would not show"
+    over = threading.Event()
+
+    def flow(_: int) -> list[str]:
+        seen = []
+        while not over.is_set():
+            response = client.post(PATH, json=in_json(images, pairs), timeout=2 * TIMEOUT)
+            assert response.status_code == 200, response.text
+            answer = response.json()
+            np.testing.assert_allclose(answer["scores"], wanted[answer["fingerprint"]], atol=1e-5)
+            seen.append(answer["fingerprint"])
+        return seen
+
+    with ThreadPoolExecutor(4) as threads:
+        flows = [threads.submit(flow, n) for n in range(4)]
+        try:
+            serve.start(served_by(other_run, client.base_url.port), timeout=60.0)
+            time.sleep(0.5)
+        finally:
+            over.set()
+        seen = [flow.result(2 * TIMEOUT) for flow in flows]
+    for one in seen:
+        assert set(one) == {trained.fingerprint, other.fingerprint}
+        assert one[-1] == other.fingerprint
+    assert client.get("/healthz").json()["fingerprint"] == other.fingerprint
+
+
 @pytest.mark.slow
-def test_the_verb_serves_until_ctrl_c(run: Path, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
-    code = "from rayreid.__main__ import main; main()"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", str(run), f"--port={port}"],
-            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-            stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + 100
-    while "Ctrl-C stops it" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    answer = httpx.post(
-        f"http://127.0.0.1:{port}{PATH}", json=in_json([picture(0), picture(1)], [[0, 1]]),
-        timeout=TIMEOUT, trust_env=False,
-    )  # fmt: skip
-    assert answer.status_code == 200
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 0, log.read_text()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
-    assert "Traceback" not in log.read_text()
+def test_a_model_is_loaded_when_it_is_asked_for_and_leaves(
+    client: httpx.Client, other_run: Path
+) -> None:
+    other = load_trained(other_run)
+    started = time.perf_counter()
+    body = in_json([picture(0), picture(1)], [[0, 1]]) | {"model": "spare"}
+    answer = client.post(PATH, json=body, timeout=3 * TIMEOUT)
+    log.warning("cold start: %.1f s", time.perf_counter() - started)
+    assert answer.status_code == 200, answer.text
+    wanted = expected(other, [picture(0), picture(1)], [(0, 1)])
+    np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)
+    assert answer.json()["model"] == "spare"
+    deadline = time.monotonic() + 60
+    while client.get("/v1/models").json()["models"][1]["loaded"]:
+        assert time.monotonic() < deadline, "it stays though nobody asks"
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_gone_is_told_when_a_replica_starts(
+    client: httpx.Client, other_run: Path
+) -> None:
+    body = in_json([picture(0), picture(1)], [[0, 1]])
+    (other_run / "best").rename(other_run / "gone")
+    try:
+        assert client.post(PATH, json=body).status_code == 200
+        # Another replica than the loaded one has nothing to load.
+        answer = client.post(PATH, json=body | {"model": "spare"}, timeout=3 * TIMEOUT)
+        assert answer.status_code == 503, answer.text
+        assert "no trained run" in answer.json()["error"], answer.text
+        assert client.post(PATH, json=body).status_code == 200
+    finally:
+        (other_run / "gone").rename(other_run / "best")

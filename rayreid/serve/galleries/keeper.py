@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from rayreid.serve.galleries.opening import open_store
+from rayreid.serve.galleries.opening import take_over
 from rayreid.serve.galleries.records import (
     BrokenError,
     ConflictError,
@@ -17,12 +16,11 @@ from rayreid.serve.galleries.records import (
     UnavailableError,
     UnreadableError,
 )
-from rayreid.serve.galleries.store import Store
 from rayreid.serve.refusals import RETRY_AFTER_S, Refused
 
 log = logging.getLogger(__name__)
 
-TAKEOVER_S = 10
+TAKEOVER_S = 10.0
 """How long a keeper waits for the one before it to be gone."""
 VERBS: Final = frozenset(
     {
@@ -60,7 +58,7 @@ class Keeper:
     def __init__(self, address: str, limits: GalleryLimits):
         # One thread: what is asked is done in turn, and the event loop stays free.
         self.thread = ThreadPoolExecutor(1, "galleries")
-        self.store = self.thread.submit(_opened, address, limits).result()
+        self.store = self.thread.submit(take_over, address, limits, TAKEOVER_S).result()
 
     async def ask(self, verb: str, *arguments: object) -> object:
         """Return what the store does, or a `Refused`, not raised: logs are no place for names."""
@@ -75,18 +73,6 @@ class Keeper:
         """Let go of the store."""
         self.thread.submit(self.store.close).result()
         self.thread.shutdown()
-
-
-def _opened(address: str, limits: GalleryLimits) -> Store:
-    """Return the store, once whoever wrote before, and was killed, is gone."""
-    deadline = time.monotonic() + TAKEOVER_S
-    while True:
-        try:
-            return open_store(address, limits, writable=True)
-        except UnavailableError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def refused(error: GalleryError) -> Refused:

@@ -1,10 +1,11 @@
 """The store at an address: a folder, or a server's database."""
 
 import importlib.util
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rayreid.serve.galleries.records import GalleryLimits
+from rayreid.serve.galleries.records import GalleryLimits, UnavailableError
 from rayreid.serve.galleries.sqlite import SqliteStore
 from rayreid.serve.galleries.store import Store
 
@@ -21,6 +22,18 @@ def open_store(address: str, limits: GalleryLimits, *, writable: bool) -> Store:
     from rayreid.serve.galleries.postgres import PostgresStore
 
     return PostgresStore(address, limits, writable=writable)
+
+
+def take_over(address: str, limits: GalleryLimits, seconds: float) -> Store:
+    """Return the store to write to, once whoever wrote before, and has ended, is gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return open_store(address, limits, writable=True)
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def is_served(address: str) -> bool:
@@ -44,5 +57,5 @@ def check_address(address: str) -> None:
         )
     if importlib.util.find_spec("psycopg") is None:
         raise ValueError(
-            "galleries in PostgreSQL need psycopg: install it with pip install 'rayreid[postgres]'"
+            "galleries in PostgreSQL need psycopg: pip install 'rayreid[postgresql]' brings it"
         )

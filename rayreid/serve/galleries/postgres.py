@@ -225,6 +225,10 @@ class PostgresStore(Store):
         show = "SELECT current_setting(?)"
         if self.server.value(show, ("wal_recycle",)) == "on":
             yield "wal_recycle is on: old segments of the log keep their bytes until reused"
+        statements = self.server.value(show, ("log_statement",)) != "none"
+        slow = self.server.value(show, ("log_min_duration_statement",)) != "-1"
+        if (statements or slow) and self.server.value(show, ("log_parameter_max_length",)) != "0":
+            yield "log_parameter_max_length is not 0: the server's log holds names, as they came"
         if self.server.value(show, ("wal_keep_size",)) != "0":
             yield "wal_keep_size is not 0: the server keeps old segments of its log"
         if self.server.value(show, ("archive_mode",)) != "off":

@@ -78,6 +78,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/readyz")
     async def readyz(request: Request) -> Ready:
         """Say that every model that is not loaded on demand is there, and the galleries are."""
+        if service.places.closed:
+            raise RefusalError(503, "the service is stopping", RETRY_AFTER_S)
         for name, state in (await service.models.states()).items():
             if not state.replicas and not service.models.served[name].on_demand:
                 why = f": {state.reason}" if state.reason else ""

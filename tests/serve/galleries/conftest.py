@@ -17,6 +17,7 @@ from rayreid.serve.galleries.opening import open_store
 from rayreid.serve.galleries.records import GalleryLimits
 from rayreid.serve.galleries.store import Store
 
+LOCK = 0x7261_7972_6569
 LIMITS = GalleryLimits(galleries=20, samples=500, tags=3)
 
 
@@ -58,7 +59,9 @@ def postgres() -> Iterator[Postgres]:
         "wal_recycle": "off",
         "wal_init_zero": "on",
         "logging_collector": "off",
+        # The statements, and not their values: what `remains` of a receipt is empty for.
         "log_statement": "all",
+        "log_parameter_max_length": "0",
     }
     command = [programs / "postgres", "-D", data]
     for name, value in settings.items():
@@ -94,10 +97,16 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     address = request.getfixturevalue("postgres").address
     yield address
-    store = open_store(address, LIMITS, writable=True)
-    for name in store.names():
-        store._drop(name)
-    store.close()
+    import psycopg
+
+    with psycopg.connect(address, autocommit=True) as connection:
+        # A session ends a moment after it is closed, and with it its lock.
+        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        found = connection.execute(
+            "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'rayreid%'"
+        )
+        for (schema,) in found.fetchall():
+            connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
 @pytest.fixture

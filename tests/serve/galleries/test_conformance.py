@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from rayreid.serve.galleries.opening import open_store
+from rayreid.serve.galleries.opening import open_store, take_over
 from rayreid.serve.galleries.records import (
     Binding,
     ConflictError,
@@ -60,7 +60,7 @@ def test_what_is_enrolled_is_there_for_all_who_open_the_store(
     version = hall.enrol("hall", samples, written, *MADE_BY)
     assert version > before
     hall.close()
-    again = open_store(address, LIMITS, writable=True)
+    again = take_over(address, LIMITS, 10.0)
     for opened in (reader, again):
         assert opened.samples("hall", None, "", 10) == samples
         assert opened.samples("hall", None, "", 10)[0].time == when
@@ -212,7 +212,7 @@ def test_there_is_one_writer(store: Store, address: str) -> None:
     with pytest.raises(UnavailableError, match=r"writer|another process writes"):
         open_store(address, LIMITS, writable=True)
     store.close()
-    open_store(address, LIMITS, writable=True).close()
+    take_over(address, LIMITS, 10.0).close()
 
 
 def test_there_are_no_more_galleries_than_allowed(address: str) -> None:

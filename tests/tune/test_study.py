@@ -7,19 +7,18 @@ from pathlib import Path
 import optuna
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from click.testing import CliRunner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-import rayreid.run
-import rayreid.tune
-from rayreid.batch import Batch
-from rayreid.data.sources import open_source
+from rayreid.cli import cli
 from rayreid.experiment import compose, load_experiment
-from rayreid.methods.gmn import GMN
 from rayreid.search_space import parse_space
 from rayreid.settings import dotted
-from rayreid.tune import METRIC, Search, StudySettings, study
+from rayreid.tune import METRIC, StudySettings, selection_warning, study
+from rayreid.tune.plan import write_plan
 from tests.miniature import MINIATURE
 
 SMALL = {
@@ -36,50 +35,19 @@ SPACE = {
 }
 
 
-class Fragile(GMN.__bases__[0]):  # type: ignore[misc]
-    """A method that crashes under one of the values that a search may try."""
-
-    Config = GMN.Config
-    recipe = GMN.recipe
-
-    def __init__(self, config: object, *built_with: object) -> None:
-        super().__init__(config, *built_with)
-        self.inner = GMN(config, *built_with)
-        self.fragile = config.pair_weight == 666.0
-
-    def embed(self, images: object) -> object:
-        return self.inner.embed(images)
-
-    def score(self, queries: object, gallery: object) -> object:
-        return self.inner.score(queries, gallery)
-
-    def forward(self, batch: Batch) -> dict[str, object]:
-        if self.fragile:
-            raise RuntimeError("crashed on purpose")
-        return self.inner(batch)
-
-
 def recorded(folder: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     return optuna.load_study(study_name=folder.name, storage=storage)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_study_searches_over_crashes_and_keeps_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-
-    def watch(source: str, *settings: object) -> object:
-        opened.append(source)
-        return open_source(source, *settings)
-
-    monkeypatch.setattr(rayreid.run, "open_source", watch)
-    start = compose("tests.test_tune:Fragile", SMALL)
+def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbidden: str) -> None:
+    start = compose("tests.tune.faulty:Witness", SMALL)
     told: list[str] = []
     folder = tmp_path / "study"
-    settings = StudySettings(trials=8, seed=1, parallel=2)
-    best = study(start, parse_space(SPACE), folder, settings, target="synthetic=law-1",
+    settings = StudySettings(trials=8, seed=6, parallel=2, finalists=0)
+    # The target is named, and was it ever opened, its reader would raise.
+    best = study(start, parse_space(SPACE), folder, settings, target=forbidden,
                  tell=told.append)  # fmt: skip
     trials = recorded(folder).trials
     assert len(trials) == 8
@@ -93,6 +61,9 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(
     rows = pq.read_table(folder / "trials.parquet").to_pylist()
     by_trial: dict[int, list[dict[str, object]]] = {}
     for row in rows:
+        if not row["epoch"]:
+            assert row["state"] == "crashed"
+            continue
         by_trial.setdefault(row["trial"], []).append(row)
         held_out = [row[f"mAP/{name}"] for name in ("snow", "subway", "plaza-noon")]
         assert row[METRIC] == pytest.approx(sum(held_out) / 3)
@@ -117,10 +88,105 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(
     assert load_experiment(folder / "best.yaml", trusted=start.method) == best
     assert sum("crashed" in line for line in told) == len(crashed)
     assert any("partly luck" in line for line in told)
-    # The target was named, and never looked at: trials have nothing but what is opened here.
-    assert opened == list(start.sources)
-    with pytest.raises(ValueError, match="holds a study already"):
-        study(start, parse_space(SPACE), folder, settings, tell=told.append)
+
+    # Three parts of three sources: views of Ray's object store, not one a copy of the process's.
+    learnt = [row for row in rows if row["epoch"]]
+    assert {(row["loss/shared"], row["loss/owned"]) for row in learnt} == {(9.0, 0.0)}
+    for row in learnt:
+        assert row["worst_mAP"] == min(
+            row[f"mAP/{name}"] for name in ("snow", "subway", "plaza-noon")
+        )
+        assert row["started"] <= row["reported"]
+        assert row["seconds_learning"] > 0 < row["seconds_ranking"]
+        assert (row["seconds_setup"] > 0) == (row["epoch"] == 1)
+        assert (row["node"] != "", row["attempt"], row["cost_us_per_pair"]) == (True, 1, None)
+    assert selection_warning(folder) is None
+    plan = yaml.safe_load((folder / "study.yaml").read_text())
+    assert plan["outcome"]["best"]["trial"] == winner.number + 1
+    assert plan["outcome"]["best"]["settings"] == winner.params
+    assert plan["outcome"]["counts"]["crashed"] == len(crashed)
+    left = {
+        "study.yaml",
+        "trials.parquet",
+        "best.yaml",
+        "optuna.journal",
+        "reports.jsonl",
+        "trials",
+    }
+    assert {path.name for path in folder.iterdir()} - {"study.lock"} == left
+    assert {path.name for path in folder.glob("trials/*/*")} == {"error.txt"}
+
+    # The same again says so; another does not take its place; --resume finds nothing to do.
+    for resume in (False, True):
+        again = study(start, parse_space(SPACE), folder, settings, target=forbidden, resume=resume,
+                      tell=told.append)  # fmt: skip
+        assert again == best
+        assert "is finished" in told[-1]
+    other = settings.model_copy(update={"seed": 7})
+    with pytest.raises(
+        ValueError, match=r"study of other settings \(study.seed is 6 there, 7 here"
+    ):
+        study(start, parse_space(SPACE), folder, other, target=forbidden, resume=True,
+              tell=told.append)  # fmt: skip
+    assert len(recorded(folder).trials) == 8
+
+    # As if the driver had died before its last word: what is there is enough to say it again.
+    del plan["outcome"]
+    write_plan(folder, plan)
+    with pytest.raises(ValueError, match="is not finished; go on with --resume"):
+        study(start, parse_space(SPACE), folder, settings, target=forbidden, tell=told.append)
+    again = study(start, parse_space(SPACE), folder, settings, target=forbidden, resume=True,
+                  tell=told.append)  # fmt: skip
+    assert again == best
+    assert pq.read_table(folder / "trials.parquet").to_pylist() == rows
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_command_line_does_not_open_the_target(tmp_path: Path, forbidden: str) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("config.smoothing: {float: {low: 0.0, high: 0.3}}\n")
+    command = [
+        "tune", "baseline", str(space), f"--results={tmp_path}", "--name=study",
+        *(f"--source={source}" for source in MINIATURE["sources"]),
+        *(f"--set={path}={value}" for path, value in MINIATURE.items() if path != "sources"),
+        "--set=epochs=1", "--study=trials=1", f"--target={forbidden}",
+    ]  # fmt: skip
+    answer = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert "trial 1/1 ended" in answer.output
+    assert "best config.smoothing = 0.1" in answer.output
+    answer = CliRunner().invoke(cli, [*command, "--resume"], catch_exceptions=False)
+    assert "is finished" in answer.output
+    # The same reader raises where the target is what trials are ranked on.
+    with pytest.raises(PermissionError, match="was opened"):
+        CliRunner().invoke(
+            cli, [*command, "--name=other", "--study=selection=target"], catch_exceptions=False
+        )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_selection_on_the_target_is_said_wherever_there_are_figures(tmp_path: Path) -> None:
+    start = compose("baseline", MINIATURE, {"epochs": 1})
+    space = parse_space({"config.smoothing": {"float": {"low": 0.0, "high": 0.3}}})
+    told: list[str] = []
+    settings = StudySettings(trials=1, finalists=0, selection="target", objective="mean+cost")
+    study(start, space, tmp_path / "s", settings, target="synthetic=law-1", tell=told.append)
+    table = pq.read_table(tmp_path / "s" / "trials.parquet")
+    (row,) = table.to_pylist()
+    assert [name for name in row if name.startswith("mAP/")] == ["mAP/law-1"]
+    assert row[METRIC] == row["mAP/law-1"] == row["worst_mAP"]
+    warning = selection_warning(tmp_path / "s")
+    assert warning is not None
+    assert "chosen by the labels of synthetic=law-1" in warning
+    plan = yaml.safe_load((tmp_path / "s" / "study.yaml").read_text())
+    assert (plan["selection"], plan["warning"]) == ("target", warning)
+    assert table.schema.metadata[b"warning"].decode() == warning
+    assert told[-1] == warning
+    assert recorded(tmp_path / "s").user_attrs["warning"] == warning
+    # One trial is a front, at what a pair costs.
+    assert 0 < row["cost_us_per_pair"] < 1e4
+    (front,) = yaml.safe_load((tmp_path / "s" / "front.yaml").read_text())
+    assert front["cost_us_per_pair"] == row["cost_us_per_pair"]
+    assert plan["objectives"] == {METRIC: "maximize", "cost_us_per_pair": "minimize"}
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -151,28 +217,12 @@ def test_a_study_that_cannot_be_trusted_is_refused(
     assert not (tmp_path / "s").exists()
 
 
-def test_a_stopped_trial_is_pruned_with_its_last_value() -> None:
-    search = Search(parse_space(SPACE), epochs=5, study_name="s")
-    for trial, epochs, error in (("ended", 5, False), ("stopped", 2, False), ("crashed", 1, True)):
-        search.suggest(trial)
-        for epoch in range(1, epochs + 1):
-            result = {METRIC: epoch / 10, "epoch": epoch, "training_iteration": epoch}
-            if epoch < epochs:
-                search.on_trial_result(trial, result)
-        search.on_trial_complete(trial, None if error else result, error)
-    ended, stopped, crashed = search._ot_study.trials
-    assert (ended.state, ended.value) == (TrialState.COMPLETE, 0.5)
-    assert (stopped.state, stopped.value) == (TrialState.PRUNED, 0.2)
-    assert stopped.intermediate_values == {1: 0.1, 2: 0.2}
-    assert crashed.state is TrialState.FAIL
-
-
 @pytest.mark.slow
 def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -> None:
     searched = ("sources", "optimiser.lr", "config.dropout_warmup_epochs")
     settings = {path: value for path, value in SMALL.items() if path not in searched}
     code = "from rayreid.__main__ import main; main()"
-    space = Path(__file__).parents[1] / "search_spaces" / "gmn.yaml"
+    space = Path(__file__).parents[2] / "search_spaces" / "gmn.yaml"
     start = tmp_path / "start.yaml"
     start.write_text("optimiser.lr: 5e-4\n")
     shared = [
@@ -181,7 +231,7 @@ def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -
     tuned = subprocess.run(
         [sys.executable, "-c", code, "tune", "gmn", str(space), *shared, f"--from={start}",
          *(f"--set={path}={value}" for path, value in settings.items()),
-         "--name=study", "--study=trials=2"],
+         "--name=study", "--study=trials=2", "--study=finalists=0"],
         capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     assert tuned.returncode == 0, tuned.stderr
@@ -223,10 +273,12 @@ TINY = {k: v for k, v in SMALL.items() if not k.startswith("config.")} | {
     ],
 )
 def test_a_study_of_each_method_ends_with_settings_of_its_space(
-    tmp_path: Path, method: str, own: dict[str, object], space: dict[str, object]
+    tmp_path: Path, method: str, own: dict[str, object], space: dict[str, object], forbidden: str
 ) -> None:
     start = compose(method, TINY, own)
-    best = study(start, parse_space(space), tmp_path / "study", StudySettings(trials=2), tell=print)
+    # Held-out crops without labels are what an adapting method has of its target: not this one's.
+    best = study(start, parse_space(space), tmp_path / "study",
+                 StudySettings(trials=2, finalists=0), target=forbidden, tell=print)  # fmt: skip
     (path,) = space
     choices = space[path]["categorical"]["choices"]
     assert dotted(best.tree())[path] in choices
