@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 from rayreid.benchmark.replaying import GRACES, Replay, replay, replay_table
-from rayreid.benchmark.scale import scale, scale_table
+from rayreid.benchmark.scale import draw, scale, scale_table
 from rayreid.benchmark.sharing import sharing
 from rayreid.experiment import compose
 from rayreid.quickstart.sizes import FEW, OWN, SMALL, SPACES
@@ -58,8 +58,13 @@ def many_trials(folder: Path, tell: Teller, trials: int) -> str:
     found = read_figures(folder)
     work = folder / WORK / "scale"
     shutil.rmtree(work, ignore_errors=True)
-    found["scale"] = scale(work, trials, tell)
-    write_json(folder / FIGURES, found)
+
+    def keep(measured: Row) -> None:
+        made = circumstances(compose(METHOD, SMALL, OWN[METHOD], FEW))
+        found["scale"] = {**measured, "made with": made}
+        write_json(folder / FIGURES, found)
+
+    keep(scale(work, trials, tell, keep))
     return write_page(folder)
 
 
@@ -88,7 +93,8 @@ def write_page(folder: Path) -> str:
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
     if found.get("scale"):
-        parts.append(scale_table(found["scale"]))
+        draw(found["scale"], folder / "scale.svg")
+        parts += [scale_table(found["scale"]), "![A study over its trials](scale.svg)"]
     text = "\n\n".join(parts) + "\n"
     (folder / "README.md").write_text(text)
     return text
