@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rayreid.benchmark.replaying import GRACES, Replay, replay, replay_table
+from rayreid.benchmark.replaying import Replay, replay_table, replays
 from rayreid.benchmark.scale import draw, scale, scale_table
 from rayreid.benchmark.sharing import sharing
 from rayreid.experiment import compose
@@ -82,13 +82,13 @@ def write_page(folder: Path) -> str:
     parts = ["# What studies cost"]
     if found.get("stopping"):
         parts.append(stopping_table(found["stopping"]))
-        replays = {
+        again = {
             row["seed"]: [Replay(**one) for one in row["replays"]]
             for row in sorted(found["stopping"], key=lambda row: int(row["seed"]))
             if "replays" in row
         }
-        if replays:
-            parts.append(replay_table(list(replays), list(replays.values())))
+        if again:
+            parts.append(replay_table(list(again), list(again.values())))
         parts.append(time_table(found["stopping"]))
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
@@ -126,13 +126,12 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
         )  # fmt: skip
         whole = time.perf_counter() - began
     done = read_study(work / name)
-    again = [settings.model_copy(update={"stopping": "asha", "grace_epochs": g}) for g in GRACES]
-    replays = [asdict(replay(done, each)) for each in again] if stopping == "none" else []
+    again = [asdict(one) for one in replays(done, settings)] if stopping == "none" else []
     return {
         "seed": seed,
         "stopping": stopping,
         **summary(done),
-        **({"replays": replays} if replays else {}),
+        **({"replays": again} if again else {}),
         "seconds_ray": ready,
         "seconds_whole": whole,
         "made with": circumstances(experiment),
