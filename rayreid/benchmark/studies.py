@@ -153,6 +153,7 @@ def summary(found: Study) -> Row:
         "epochs to the best": sum(at <= until for at in reported),
         "ended": len(found.ended),
         "seconds": wall,
+        "sessions": len(found.plan["sessions"]),
         **parts,
         **_gaps(found, wall),
     }
@@ -222,9 +223,11 @@ def stopping_table(rows: Sequence[Row]) -> str:
 
 
 def time_table(rows: Sequence[Row]) -> str:
-    """Return where the core seconds of each study went."""
+    """Return where the core seconds went of each study that nothing interrupted."""
     lines = []
     for row in rows:
+        if row.get("sessions", 1) > 1:
+            continue
         cores = CORES * row["seconds"]
         busy = row["seconds_learning"] + row["seconds_ranking"]
         inside = row["seconds_in_trials"] - busy
