@@ -17,7 +17,7 @@ import yaml
 from rayreid.cluster.named import Cluster, Clusters
 from rayreid.cluster.package import pack
 from rayreid.settings import checked
-from tests.cluster.loopback import loopback
+from tests.nodes import loopback_cluster
 from tests.store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +64,10 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(value)
-    with loopback(also={"AWS_EC2_METADATA_DISABLED": "true"}) as cluster:
+    without_aws = {"AWS_EC2_METADATA_DISABLED": "true"}
+    with loopback_cluster(2, head=2, environment=without_aws, bare=True) as cluster:
         lab = yaml.safe_load(block("cluster file"))["clusters"]["lab"] | {
-            "address": cluster.address,
+            "address": cluster.dashboard,
             "token_file": str(cluster.token_file),
             "results": store_server.address("results"),
             "env": [f"{name}=@{tmp_path}/secrets/{name}" for name in secrets],

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from rayreid.data.storage import Storage, canonical_address
-from tests.cluster import ROOT, Node, loopback_cluster
 from tests.faults.conftest import Record
 from tests.faults.driver import Driver
+from tests.nodes import ROOT, Node, loopback_cluster
 from tests.store import ObjectStore, cuttable
 from tests.tune.test_faults import SLOW, SPACE, agreed, reports
 
