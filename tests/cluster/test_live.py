@@ -37,7 +37,7 @@ from pathlib import Path
 
 ray.init(logging_level="ERROR", log_to_driver=False)
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+@ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
 def there():
     time.sleep(0.3)
     digest = hashlib.sha256(os.environ.get("KEY", "").encode()).hexdigest()
@@ -217,6 +217,24 @@ def test_a_job_that_fails_says_so_by_its_code() -> None:
     missing = rayreid("submit", "--name=missing", "--env=NOT_THERE", "--", *TRAIN)
     assert "Error: NOT_THERE is not set on" in missing.stdout
     assert "missing failed: exit code 2" in missing.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_secret_that_one_node_lacks_is_told(cluster: LoopbackCluster, laptop: Path) -> None:
+    cluster.hidden = laptop
+    node = cluster.add(2)
+    try:
+        cluster.wait_for(6)
+        answer = rayreid("submit", "--name=lacking", "--", *TRAIN)
+        assert answer.exit_code == 1
+        assert f"KEY is to be read from {laptop}/secret on" in answer.stdout
+        assert "lacking failed: " in answer.stderr
+    finally:
+        node.kill()
+        cluster.nodes.remove(node)
+        cluster.hidden = None
+        cluster.wait_for(4)
 
 
 @pytest.mark.slow

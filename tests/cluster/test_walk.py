@@ -96,11 +96,13 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
             )
     assert "epoch 4/4" in printed["rayreid logs first --follow"]
     assert "first succeeded" in printed["rayreid jobs"]
-    assert "| synthetic=law-3 | gmn" in printed["ranked"]
+    assert re.search(r"\| synthetic=law-3 \| +gmn \|", printed["ranked"])
     assert "long stopped" in printed["rayreid stop long"]
     run = tree / "results" / "first"
     assert (run / "best" / "experiment.yaml").is_file()
     assert "synthetic=law-3" in (run / "ranking.json").read_text()
+    study = tree / "results" / "small"
+    assert {"best.yaml", "report.html", "trials.parquet"} <= {f.name for f in study.iterdir()}
     assert store_server.secret not in said
     if target := os.environ.get("RAYREID_TRANSCRIPT"):
         (ROOT / target).write_text(said)
