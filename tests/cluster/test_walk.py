@@ -16,6 +16,7 @@ import yaml
 
 from rayreid.cluster.named import Cluster, Clusters
 from rayreid.cluster.package import pack
+from rayreid.run import commit
 from rayreid.settings import checked
 from tests.nodes import loopback_cluster
 from tests.store import ObjectStore
@@ -25,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 HEAD = """# The walk of the README, as it was printed
 
 Made by `RAYREID_TRANSCRIPT=clusters/walk.md .venv/bin/python -m pytest -m slow
-tests/cluster/test_walk.py`: two nodes of one machine ({cores} cores), started by `ray start` with a
-token, and a server that speaks S3 (moto, which checks signatures). Times are of a machine that did
-other work; addresses on loopback and a temporary folder are left as they were.
+tests/cluster/test_walk.py` at commit {commit}: two nodes of one machine ({cores} cores), started
+by `ray start` with a token, and a server that speaks S3 (moto, which checks signatures). Times are
+of a machine that did other work, and addresses are those of that day.
 """
 
 
@@ -81,7 +82,7 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        said, printed = HEAD.format(cores=os.cpu_count()), {}
+        said, printed = HEAD.format(commit=commit(), cores=os.cpu_count()), {}
         for command in commands():
             began = time.monotonic()
             answer = subprocess.run(
