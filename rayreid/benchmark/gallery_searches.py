@@ -58,8 +58,9 @@ def _searched(name: str, method: Method, kept: Sqlite, kind: str) -> tuple[str, 
     parts = {}
     for at_once in AT_ONCE:
         queries = [torch.from_numpy(rows(kind, 1, 10**6 + n)) for n in range(at_once)]
-        how = {"top_k": 10, "shortlist": SHORTLIST, "fusion": "mean"}
-        parts[str(at_once)] = functools.partial(search, snapshot, queries, Filters(), **how)
+        parts[str(at_once)] = functools.partial(
+            search, snapshot, queries, Filters(), top_k=10, shortlist=SHORTLIST, fusion="mean"
+        )
     with threads(1):
         taken = medians(parts, ROUNDS)
     samples = f"{len(snapshot.rows):,} x {np.prod(SHAPES[kind]):,}"
