@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rayreid.benchmark.replaying import GRACES, Replay, replay, replay_table
-from rayreid.benchmark.scale import scale, scale_table
+from rayreid.benchmark.replaying import Replay, replay_table, replays
+from rayreid.benchmark.scale import draw, scale, scale_table
 from rayreid.benchmark.sharing import sharing
 from rayreid.experiment import compose
 from rayreid.quickstart.sizes import FEW, OWN, SMALL, SPACES
@@ -58,8 +58,13 @@ def many_trials(folder: Path, tell: Teller, trials: int) -> str:
     found = read_figures(folder)
     work = folder / WORK / "scale"
     shutil.rmtree(work, ignore_errors=True)
-    found["scale"] = scale(work, trials, tell)
-    write_json(folder / FIGURES, found)
+
+    def keep(measured: Row) -> None:
+        made = circumstances(compose(METHOD, SMALL, OWN[METHOD], FEW))
+        found["scale"] = {**measured, "made with": made}
+        write_json(folder / FIGURES, found)
+
+    keep(scale(work, trials, tell, keep))
     return write_page(folder)
 
 
@@ -77,18 +82,19 @@ def write_page(folder: Path) -> str:
     parts = ["# What studies cost"]
     if found.get("stopping"):
         parts.append(stopping_table(found["stopping"]))
-        replays = {
+        again = {
             row["seed"]: [Replay(**one) for one in row["replays"]]
             for row in sorted(found["stopping"], key=lambda row: int(row["seed"]))
             if "replays" in row
         }
-        if replays:
-            parts.append(replay_table(list(replays), list(replays.values())))
+        if again:
+            parts.append(replay_table(list(again), list(again.values())))
         parts.append(time_table(found["stopping"]))
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
     if found.get("scale"):
-        parts.append(scale_table(found["scale"]))
+        draw(found["scale"], folder / "scale.svg")
+        parts += [scale_table(found["scale"]), "![A study over its trials](scale.svg)"]
     text = "\n\n".join(parts) + "\n"
     (folder / "README.md").write_text(text)
     return text
@@ -120,13 +126,12 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
         )  # fmt: skip
         whole = time.perf_counter() - began
     done = read_study(work / name)
-    again = [settings.model_copy(update={"stopping": "asha", "grace_epochs": g}) for g in GRACES]
-    replays = [asdict(replay(done, each)) for each in again] if stopping == "none" else []
+    again = [asdict(one) for one in replays(done, settings)] if stopping == "none" else []
     return {
         "seed": seed,
         "stopping": stopping,
         **summary(done),
-        **({"replays": replays} if replays else {}),
+        **({"replays": again} if again else {}),
         "seconds_ray": ready,
         "seconds_whole": whole,
         "made with": circumstances(experiment),
@@ -148,6 +153,7 @@ def summary(found: Study) -> Row:
         "epochs to the best": sum(at <= until for at in reported),
         "ended": len(found.ended),
         "seconds": wall,
+        "sessions": len(found.plan["sessions"]),
         **parts,
         **_gaps(found, wall),
     }
@@ -217,9 +223,11 @@ def stopping_table(rows: Sequence[Row]) -> str:
 
 
 def time_table(rows: Sequence[Row]) -> str:
-    """Return where the core seconds of each study went."""
+    """Return where the core seconds went of each study that nothing interrupted."""
     lines = []
     for row in rows:
+        if row.get("sessions", 1) > 1:
+            continue
         cores = CORES * row["seconds"]
         busy = row["seconds_learning"] + row["seconds_ranking"]
         inside = row["seconds_in_trials"] - busy

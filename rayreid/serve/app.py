@@ -27,7 +27,7 @@ from rayreid.settings import checked
 
 KEEPER = "_galleries"
 """Name of the deployment that writes galleries: none that a model may have."""
-DRAIN_S = 30
+DRAIN_S = 30.0
 """How long a replica that is to go has for the requests that it works on."""
 
 FLOOD = 1024

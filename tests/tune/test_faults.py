@@ -159,7 +159,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     space = tmp_path / "space.yaml"
     space.write_text(yaml.safe_dump(SPACE))
     root = Path(__file__).parents[2]
-    started: list[psutil.Process] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start(*more: str) -> subprocess.Popen[str]:
         command = [
@@ -175,13 +175,15 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PYTHONPATH": str(root)},
         )  # fmt: skip
-        started.append(psutil.Process(driver.pid))
+        started.append(driver)
         return driver
 
     yield start
-    for process in started:
-        if process.is_running():
-            process.kill()
+    for driver in started:
+        driver.kill()
+        driver.wait()
+        assert driver.stdout is not None
+        driver.stdout.close()
 
 
 def test_a_driver_that_is_killed_is_resumed_without_loss(
