@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rayreid.serve.app import build
+from rayreid.serve.app import build, refuse_apart
 from rayreid.serve.deploying import check_serve_config, serve_config, write_serve_config
 from rayreid.serve.settings import service_of
 
@@ -66,3 +66,13 @@ def test_an_application_is_built_of_plain_values(run: Path) -> None:
         build({**args, "limits": {"image": 3}})
     with pytest.raises(FileNotFoundError, match="no trained run"):
         build({"models": [{"run": str(run.parent)}]})
+
+
+def test_a_folder_of_galleries_is_for_one_machine(tmp_path: Path) -> None:
+    kept = service_of([tmp_path / "a"], galleries=str(tmp_path / "kept"))
+    refuse_apart(kept, 1)
+    with pytest.raises(ValueError, match=f"folder {tmp_path}/kept is on one machine, .* has 3"):
+        refuse_apart(kept, 3)
+    refuse_apart(service_of([tmp_path / "a"]), 3)
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    refuse_apart(service_of([tmp_path / "a"], galleries="postgresql://u@h/d"), 3)
