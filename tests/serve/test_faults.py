@@ -18,7 +18,7 @@ from rayreid.benchmark.faults import (
 from rayreid.benchmark.fuzz import fuzz
 from rayreid.benchmark.soak import soaked
 from rayreid.guard.connections import DoorSettings
-from tests.serve.test_service import free_port
+from tests.nodes import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -28,7 +28,7 @@ SOAK_S, GROWTH = 180.0, 64 * 1024
 
 @pytest.fixture(scope="module")
 def on() -> Iterator[Bench]:
-    with bench(free_port()) as on:
+    with bench(free_ports(1)[0]) as on:
         yield on
 
 
@@ -41,7 +41,7 @@ def well_again(fault: Fault, seconds: float) -> None:
 
 
 def test_one_of_two_replicas_killed() -> None:
-    with bench(free_port(), replicas=2) as on:
+    with bench(free_ports(1)[0], replicas=2) as on:
         well_again(replica_killed(on), 20)
 
 
@@ -87,7 +87,7 @@ def test_memory_stays_what_it_is(on: Bench) -> None:
 
 
 def test_a_fuzz_finds_no_failure(tmp_path: Path) -> None:
-    page = fuzz(tmp_path, lambda _: None, seconds=60.0, port=free_port())
+    page = fuzz(tmp_path, lambda _: None, seconds=60.0, port=free_ports(1)[0])
     statuses = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert not [s for s in statuses if s.startswith("5") and s != "503"], page
     assert not {"hung", "lost"} & set(statuses), page
