@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ import yaml
 from rayreid.checkpoint import load_trained
 from rayreid.data.storage import Storage, canonical_address
 from tests.faults.conftest import Record
-from tests.faults.driver import Driver
+from tests.faults.driver import Driver, fill
 from tests.nodes import ROOT, Node, loopback_cluster
 from tests.store import ObjectStore, cuttable
 from tests.tune.test_faults import SLOW, SPACE, agreed, reports
@@ -149,9 +148,7 @@ def test_the_disk_is_full_under_a_study(small_disk: Path, tmp_path: Path, record
     folder = small_disk / "study"
     wait_for(lambda: reports(folder) >= 3, running)
     filler = small_disk / "somebody else's"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(2**12)):
-            pass
+    fill(filler, running)
     code = running.wait()
     assert code == 2, running.said
     told = reports(folder)

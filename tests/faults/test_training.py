@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from rayreid.data.storage import Storage, canonical_address
 from rayreid.experiment import compose
 from tests.faults.conftest import Record
-from tests.faults.driver import EPOCHS, LONG, Driver, check_log, train
+from tests.faults.driver import EPOCHS, LONG, Driver, check_log, fill, train
 from tests.miniature import MINIATURE
 from tests.nodes import ROOT, LoopbackCluster, loopback_cluster
 from tests.store import Line, ObjectStore, cuttable
@@ -232,9 +231,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     running = Driver(command, environment, tmp_path)
     running.wait_for_epoch(3)
     filler = small_disk / "somebody else's"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(2**16)):
-            pass
+    fill(filler, running)
     assert running.wait() == 2, running.said
     error = running.said.splitlines()[-1]
     assert error.startswith("Error: "), running.said
