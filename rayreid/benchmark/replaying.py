@@ -15,7 +15,8 @@ from rayreid.tune.settings import StudySettings
 from rayreid.tune.stopping import Curves, rule_of
 
 ORDERS = 500
-GRACES = (1, 2, 3)
+RULES = ((1, 3), (1, 4), (2, 3), (2, 4), (3, 3))
+"""Epochs of grace, and reductions."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +79,43 @@ def one_order(
     return used, best
 
 
-def replay_table(seeds: Sequence[int], replays: Sequence[Sequence[Replay]]) -> str:
-    """Return a line a seed and grace period."""
-    rows = [
-        (
-            f"{seed}, grace {grace}",
-            f"{found.share:.0%}",
-            f"{found.at_most_half:.0%}",
-            f"{found.loss:.3f}",
-            f"{found.kept:.0%}",
-        )
-        for seed, graces in zip(seeds, replays, strict=True)
-        for grace, found in zip(GRACES, graces, strict=True)
+def replays(study: Study, settings: StudySettings) -> list[Replay]:
+    """Replay successive halving by each of the rules."""
+    halving = settings.model_copy(update={"stopping": "asha"})
+    return [
+        replay(study, halving.model_copy(update={"grace_epochs": grace, "reduction": reduction}))
+        for grace, reduction in RULES
     ]
-    every = [
-        (
-            f"mean, grace {grace}",
-            f"{mean(each.share for each in column):.0%}",
-            f"{mean(each.at_most_half for each in column):.0%}",
-            f"{mean(each.loss for each in column):.3f}",
-            f"{mean(each.kept for each in column):.0%}",
-        )
-        for grace, column in zip(GRACES, zip(*replays, strict=True), strict=True)
+
+
+def replay_table(seeds: Sequence[int], found: Sequence[Sequence[Replay]]) -> str:
+    """Return a line a seed and rule, then the means over the seeds."""
+    rows = [
+        (f"{seed}, {_name(rule)}", *_cells([one]))
+        for seed, of_seed in zip(seeds, found, strict=True)
+        for rule, one in zip(RULES, of_seed, strict=True)
+    ]
+    means = [
+        (f"mean, {_name(rule)}", *_cells(column))
+        for rule, column in zip(RULES, zip(*found, strict=True), strict=True)
     ]
     header = ("seed", "epochs", "orders at most half", "mAP lost", "orders that keep the best")
     return (
         "### In any order\n\n"
         "What ASHA stops depends on which trials come first. Its rule, replayed over the curves of "
         f"the studies that stopped nothing, in {ORDERS} random orders, two trials at a time:\n\n"
-        + table(header, [*rows, *(every if len(seeds) > 1 else [])])
+        + table(header, [*rows, *(means if len(seeds) > 1 else [])])
+    )
+
+
+def _name(rule: tuple[int, int]) -> str:
+    return "grace {}, reduction {}".format(*rule)
+
+
+def _cells(found: Sequence[Replay]) -> tuple[str, ...]:
+    return (
+        f"{mean(one.share for one in found):.0%}",
+        f"{mean(one.at_most_half for one in found):.0%}",
+        f"{mean(one.loss for one in found):.3f}",
+        f"{mean(one.kept for one in found):.0%}",
     )

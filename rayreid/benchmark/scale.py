@@ -19,14 +19,20 @@ METHOD, EPOCHS, CORES, AT_A_TIME = "gmn", 5, 2, 4
 EVERY = 50
 """Trials between two rows."""
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 
 
-def scale(folder: Path, trials: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def scale(
+    folder: Path,
+    trials: int,
+    tell: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
     """Run a study of trivial trials in an empty folder; return the driver's rows over its trials.
 
     The space, the sampler (TPE), early stopping (ASHA), the journal and the record are the
-    quickstart study's; only learning is left out.
+    quickstart study's; only learning is left out. ``keep`` receives what there is after each row,
+    so that a run that is cut short has measured what it came to.
     """
     space = parse_space(SPACES[METHOD])
     start = start_within(space, compose(METHOD, SMALL, OWN[METHOD], FEW))
@@ -60,13 +66,18 @@ def scale(folder: Path, trials: int, tell: Callable[[str], None]) -> dict[str, A
                 }
             )
             tell(f"{done} trials: {rows[-1]}")
+            keep(_so_far(search, rows))
 
         _after(search, watch)
         run_trivial(search, _score)
-    states = list(search.states().values())
+    return _so_far(search, rows)
+
+
+def _so_far(search: Search, rows: list[Row]) -> dict[str, Any]:
+    states = [state for state in search.states().values() if state != "running"]
     return {
-        "trials": trials,
-        "epochs": EPOCHS,
+        "trials": len(states),
+        "epochs": search.epochs,
         "reports": sum(len(found) for found in search.record.trials.values()),
         "states": {state: states.count(state) for state in sorted(set(states))},
         "rows": rows,
@@ -151,3 +162,29 @@ def scale_table(found: Mapping[str, Any]) -> str:
         "of the driver and the workers together, a trial, over the trials since the row before.\n\n"
         + table(header, lines)
     )
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Draw the time that a trial takes, and the driver's memory and files, over the trials."""
+    from matplotlib.figure import Figure
+
+    rows = found["rows"]
+    trials = [row["trials"] for row in rows]
+    figure = Figure((9, 3.4), layout="constrained")
+    times, sizes = figure.subplots(1, 2)
+    times.plot(trials, [1e3 * row["seconds_a_trial"] for row in rows], label="in all")
+    for name, label in (("suggest", "suggest"), ("hear", "reports"), ("on_trial_complete", "ends")):
+        times.plot(trials, [row[f"{name}_ms"] for row in rows], label=f"of it {label}")
+    times.set_ylabel("ms a trial")
+    first = rows[0]["resident_mib"]
+    sizes.plot(trials, [row["resident_mib"] - first for row in rows],
+               label=f"driver, over its {first:.0f}")  # fmt: skip
+    for name, label in (("journal", "journal"), ("reports", "record")):
+        sizes.plot(trials, [row[f"{name}_mib"] for row in rows], label=label)
+    sizes.set_ylabel("MiB")
+    for part in (times, sizes):
+        part.set_xlabel("trials")
+        part.set_ylim(bottom=0)
+        part.grid(alpha=0.3)
+        part.legend()
+    figure.savefig(path, metadata={"Date": None})

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rayreid.benchmark.replaying import GRACES, Replay, replay, replay_table
-from rayreid.benchmark.scale import scale, scale_table
+from rayreid.benchmark.replaying import Replay, replay_table, replays
+from rayreid.benchmark.scale import draw, scale, scale_table
 from rayreid.benchmark.sharing import sharing
 from rayreid.experiment import compose
 from rayreid.quickstart.sizes import FEW, OWN, SMALL, SPACES
@@ -24,7 +24,7 @@ from rayreid.study_report.record import Study, read_study
 from rayreid.tune import StudySettings, study
 
 FIGURES, WORK = "studies.json", "work"
-METHOD, TRIALS, CORES, GRACE = "gmn", 12, 2, 2
+METHOD, TRIALS, CORES = "gmn", 12, 2
 LENGTH: Mapping[str, object] = {"epochs": 9, "steps_per_epoch": 22}
 """As many steps as the quickstart's trials have, in epochs of which halving has three rungs."""
 STOPPINGS = ("none", "asha")
@@ -58,8 +58,13 @@ def many_trials(folder: Path, tell: Teller, trials: int) -> str:
     found = read_figures(folder)
     work = folder / WORK / "scale"
     shutil.rmtree(work, ignore_errors=True)
-    found["scale"] = scale(work, trials, tell)
-    write_json(folder / FIGURES, found)
+
+    def keep(measured: Row) -> None:
+        made = circumstances(compose(METHOD, SMALL, OWN[METHOD], FEW))
+        found["scale"] = {**measured, "made with": made}
+        write_json(folder / FIGURES, found)
+
+    keep(scale(work, trials, tell, keep))
     return write_page(folder)
 
 
@@ -77,18 +82,19 @@ def write_page(folder: Path) -> str:
     parts = ["# What studies cost"]
     if found.get("stopping"):
         parts.append(stopping_table(found["stopping"]))
-        replays = {
+        again = {
             row["seed"]: [Replay(**one) for one in row["replays"]]
             for row in sorted(found["stopping"], key=lambda row: int(row["seed"]))
             if "replays" in row
         }
-        if replays:
-            parts.append(replay_table(list(replays), list(replays.values())))
+        if again:
+            parts.append(replay_table(list(again), list(again.values())))
         parts.append(time_table(found["stopping"]))
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
     if found.get("scale"):
-        parts.append(scale_table(found["scale"]))
+        draw(found["scale"], folder / "scale.svg")
+        parts += [scale_table(found["scale"]), "![A study over its trials](scale.svg)"]
     text = "\n\n".join(parts) + "\n"
     (folder / "README.md").write_text(text)
     return text
@@ -103,7 +109,6 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
             "trials": TRIALS,
             "sampler": "random",
             "stopping": stopping,
-            "grace_epochs": GRACE,
             "seed": seed,
             "finalists": 0,
             "parallel": CORES,
@@ -120,13 +125,13 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
         )  # fmt: skip
         whole = time.perf_counter() - began
     done = read_study(work / name)
-    again = [settings.model_copy(update={"stopping": "asha", "grace_epochs": g}) for g in GRACES]
-    replays = [asdict(replay(done, each)) for each in again] if stopping == "none" else []
+    again = [asdict(one) for one in replays(done, settings)] if stopping == "none" else []
     return {
         "seed": seed,
         "stopping": stopping,
+        "rule": [settings.grace_epochs, settings.reduction],
         **summary(done),
-        **({"replays": replays} if replays else {}),
+        **({"replays": again} if again else {}),
         "seconds_ray": ready,
         "seconds_whole": whole,
         "made with": circumstances(experiment),
@@ -148,6 +153,7 @@ def summary(found: Study) -> Row:
         "epochs to the best": sum(at <= until for at in reported),
         "ended": len(found.ended),
         "seconds": wall,
+        "sessions": len(found.plan["sessions"]),
         **parts,
         **_gaps(found, wall),
     }
@@ -197,6 +203,8 @@ def stopping_table(rows: Sequence[Row]) -> str:
                 asha["epochs to the best"],
             ]
         )  # fmt: skip
+    rules = {tuple(row["rule"]) for row in rows if row["stopping"] == "asha"}
+    told = " or ".join(f"grace {grace}, reduction {by}" for grace, by in sorted(rules))
     header = (
         "seed", "best, none", "best, ASHA", "trial", "trial", "epochs, none", "epochs, ASHA",
         "share", "until the best, none", "until the best, ASHA",
@@ -211,15 +219,17 @@ def stopping_table(rows: Sequence[Row]) -> str:
         "## Early stopping\n\n"
         f"`rayreid benchmark studies`: {TRIALS} trials of {METHOD}, quickstart-sized, "
         f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both; "
-        f"ASHA in lockstep (grace {GRACE}, reduction 3). Best is the highest held-out mean mAP of "
+        f"ASHA in lockstep ({told}). Best is the highest held-out mean mAP of "
         "a trial that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
     )
 
 
 def time_table(rows: Sequence[Row]) -> str:
-    """Return where the core seconds of each study went."""
+    """Return where the core seconds went of each study that nothing interrupted."""
     lines = []
     for row in rows:
+        if row.get("sessions", 1) > 1:
+            continue
         cores = CORES * row["seconds"]
         busy = row["seconds_learning"] + row["seconds_ranking"]
         inside = row["seconds_in_trials"] - busy

@@ -48,20 +48,19 @@ def match(crops: tuple[Path, ...], pairs_file: Path | None, url: str, token_file
                 model=model,
                 false_accept_rate=false_accept_rate,
             )
-            decisions = answer.decisions or [""] * len(some)
-            scored = zip(some, answer.scores, decisions, strict=True)
+            scored = zip(some, answer.scores, answer.decisions, strict=True)
             rows += [(a, b, score, decision) for (a, b), score, decision in scored]
             of = f"model {answer.model}, weights {answer.fingerprint}"
     if top:
         rows = [row for few in _by_query(rows).values() for row in few[:top]]
     if as_json:
         for a, b, score, decision in rows:
-            told = {"a": str(a), "b": str(b), "score": score, "decision": decision or None}
+            told = {"a": str(a), "b": str(b), "score": score, "decision": decision}
             click.echo(json.dumps(told | {"model": answer.model, "weights": answer.fingerprint}))
         return
     width = [max(len(str(row[side])) for row in rows) for side in (0, 1)]
     for a, b, score, decision in rows:
-        click.echo(f"{a!s:{width[0]}}  {b!s:{width[1]}}  {score:9.4f}  {decision}".rstrip())
+        click.echo(f"{a!s:{width[0]}}  {b!s:{width[1]}}  {score:9.4f}  {decision}")
     click.echo(f"{len(rows)} pairs by {of}; higher = more alike")
 
 

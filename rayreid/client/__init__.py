@@ -148,22 +148,30 @@ class Client:
         queries: Sequence[Sequence[int]] | None = None,
         top_k: int | None = None,
         shortlist: int | None = None,
+        fusion: str | None = None,
         filters: Mapping[str, Any] | None = None,
         false_positive_identification_rate: float | None = None,
         model: str | None = None,
     ) -> Search:
-        """Return who of a gallery the queries may show; ``queries`` groups items of one person."""
+        """Return who of a gallery the queries may show; ``queries`` groups items of one person.
+
+        ``filters`` are ``cameras``, ``tags``, ``from`` and ``to`` (ISO 8601 with a zone);
+        ``fusion`` is ``mean`` or ``max`` of the scores of one person's items.
+        """
         reply = self._send(
             "/v1/match/search", images, embeddings, samples, model=model, gallery=gallery,
             queries=queries and [list(group) for group in queries], top_k=top_k,
-            shortlist=shortlist, filters=filters and dict(filters),
+            shortlist=shortlist, fusion=fusion, filters=filters and dict(filters),
             false_positive_identification_rate=false_positive_identification_rate,
         )  # fmt: skip
         return made(Search, reply.tree())
 
-    def explain(self, a: Image, b: Image, *, model: str | None = None) -> Explanation:
-        """Return which regions of two images matched."""
-        return made(Explanation, self._send("/v1/explain/pair", [a, b], model=model).tree())
+    def explain(
+        self, a: Image, b: Image, *, model: str | None = None, lines: int | None = None
+    ) -> Explanation:
+        """Return which regions of two images matched, and the ``lines`` matches that add most."""
+        reply = self._send("/v1/explain/pair", [a, b], model=model, lines=lines)
+        return made(Explanation, reply.tree())
 
     def explain_png(self, a: Image, b: Image, *, model: str | None = None) -> bytes:
         """Return a picture of which regions of two images matched."""
@@ -217,9 +225,9 @@ class Client:
         found = self._pages(_at(gallery, "samples"), "samples", identity=identity)
         return (made(EnrolledSample, one) for one in found)
 
-    def delete_sample(self, gallery: str, sample: str) -> None:
-        """Make a sample invisible; `purge` makes it gone."""
-        self.connection.ask("DELETE", _at(gallery, "samples", sample), again=False)
+    def delete_sample(self, gallery: str, sample: str) -> int:
+        """Make a sample invisible; `purge` makes it gone. Return the gallery's version then."""
+        return _version(self.connection.ask("DELETE", _at(gallery, "samples", sample), again=False))
 
     def identities(self, gallery: str) -> Iterator[Identity]:
         """Yield a gallery's identities."""
@@ -230,18 +238,20 @@ class Client:
         """Return an identity."""
         return made(Identity, self._get(_at(gallery, "identities", name)))
 
-    def rename_identity(self, gallery: str, identity: str, name: str) -> None:
-        """Give an identity another name."""
+    def rename_identity(self, gallery: str, identity: str, name: str) -> int:
+        """Give an identity another name; return the gallery's version then."""
         path = _at(gallery, "identities", identity)
-        self._send(path, method="PATCH", again=False, name=name)
+        return _version(self._send(path, method="PATCH", again=False, name=name))
 
-    def merge_identities(self, gallery: str, identity: str, into: str) -> None:
-        """Give an identity's samples to another one, which it is."""
-        self._send(_at(gallery, "identities", identity, "merge"), again=False, into=into)
+    def merge_identities(self, gallery: str, identity: str, into: str) -> int:
+        """Give an identity's samples to another one, which it is; return the version then."""
+        path = _at(gallery, "identities", identity, "merge")
+        return _version(self._send(path, again=False, into=into))
 
-    def delete_identity(self, gallery: str, identity: str) -> None:
-        """Make an identity invisible; `purge` makes it gone."""
-        self.connection.ask("DELETE", _at(gallery, "identities", identity), again=False)
+    def delete_identity(self, gallery: str, identity: str) -> int:
+        """Make an identity invisible; `purge` makes it gone. Return the gallery's version then."""
+        path = _at(gallery, "identities", identity)
+        return _version(self.connection.ask("DELETE", path, again=False))
 
     def purge(
         self,
@@ -252,11 +262,9 @@ class Client:
         everything: bool = False,
     ) -> Receipt:
         """Erase from a gallery without a trace, and return the receipt."""
-        chosen: dict[str, Any] = {"identities": list(identities), "samples": list(samples)}
-        wanted = {name: value for name, value in chosen.items() if value}
-        if everything:
-            wanted["all"] = True
-        return made(Receipt, self._send(_at(gallery, "purge"), **wanted).tree())
+        wanted = {"identities": list(identities), "samples": list(samples), "all": everything}
+        reply = self.connection.ask("POST", _at(gallery, "purge"), json.dumps(wanted).encode())
+        return made(Receipt, reply.tree())
 
     def _get(self, path: str) -> dict[str, Any]:
         return self.connection.ask("GET", path).tree()
@@ -297,6 +305,10 @@ class Client:
 def _at(gallery: str, *below: str) -> str:
     """Return a gallery's path, or one below it; names are data and are quoted whole."""
     return "/".join(["/v1/galleries", *(quote(part, safe="") for part in (gallery, *below))])
+
+
+def _version(changed: Reply) -> int:
+    return int(changed.tree()["version"])
 
 
 def _token(file: Path) -> str:

@@ -49,13 +49,29 @@ class Embedded(OfModel):
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """What decisions are by; all is None, and there is a reason, where nothing is decided."""
+
+    false_accept_rate: float | None = None
+    false_positive_identification_rate: float | None = None
+    match: float | None = None
+    """Scores above it are matches."""
+    review: float | None = None
+    """Other scores above it are for a person to look at."""
+    rate_bounds: list[float] | None = None
+    """95 % bounds of the rate."""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Pairs(OfModel):
     """A score for each pair, higher = more alike, and what that decides."""
 
     scores: list[float]
+    decisions: list[str]
+    """Of each pair: match, review, no_match, or uncalibrated."""
+    thresholds: Thresholds
     embedded: int
-    decisions: list[str] | None = None
-    thresholds: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,11 @@ class Found:
     """What a gallery holds for one query, best first."""
 
     decision: str
+    """Of the best match: match, review, no_match, or uncalibrated."""
     matches: list[Match]
+    searched: int
+    """Samples that the filters left to search."""
+    thresholds: Thresholds
 
 
 @dataclass(frozen=True)
@@ -92,8 +112,9 @@ class Search(OfModel):
     """What a gallery holds for each query, at one version of it."""
 
     results: list[Found]
+    gallery: str
     snapshot: int
-    enrolled: dict[str, Any]
+    enrolled: dict[str, int]
     threshold: float | None = None
 
 
@@ -129,7 +150,11 @@ class Gallery:
     model: str
     fingerprint: str
     preprocessing: str
+    embedding: list[int]
+    """Shape of an embedding."""
+    created: str
     version: int
+    """Grows with every change."""
     identities: int
     samples: int
 

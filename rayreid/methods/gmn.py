@@ -134,11 +134,9 @@ class GMN(Method):
         """Return M-Net's logits; symmetric, and one constant for every crop with itself."""
         return self.metric.score(queries, gallery)
 
-    def approximate(
-        self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
-    ) -> Float[Tensor, "q g"]:
-        """Return M-Net's tangent at a near pair: one product for all pairs."""
-        return self.metric.linear_scores(queries, gallery)
+    def rough(self, embeddings: Float[Tensor, "n d"], *, queries: bool) -> Float[Tensor, "n d+2"]:
+        """Return vectors whose products are M-Net's tangent at a near pair."""
+        return self.metric.linear_vectors(embeddings, queries=queries)
 
     def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
         """Return the shares of places in M-Net's logit, which is linear around a pair."""

@@ -182,16 +182,17 @@ class QAConvMS(Method):
         scale, shift = affine_of(self.sum_norm)
         return scores * scale + shift
 
-    def approximate(
-        self, queries: Float[Tensor, "q slices c n"], gallery: Float[Tensor, "g slices c n"]
-    ) -> Float[Tensor, "q g"]:
-        """Return the cosine of the plain maps, place by place: no search for best matches.
+    def rough(
+        self,
+        embeddings: Float[Tensor, "b slices c n"],
+        *,
+        queries: bool,  # noqa: ARG002
+    ) -> Float[Tensor, "b d"]:
+        """Return the plain maps, normalised: places are compared, and no best matches searched for.
 
         Means over places would lose where things are, and with it many good matches.
         """
-        a, b = (F.normalize(x[:, 0].float().flatten(1)) for x in (queries, gallery))
-        with torch.autocast(queries.device.type, enabled=False):
-            return a @ b.T
+        return F.normalize(embeddings[:, 0].float().flatten(1))
 
     def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
         """Return what the best match of each place adds to the score, in every slice.

@@ -10,12 +10,15 @@ from typing import Any
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
 # isort: split
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
+from rayreid.results import fetched
 from rayreid.serve.galleries.keeper import Keeper
+from rayreid.serve.galleries.opening import is_served
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.models import Served, calibration_of, describe
@@ -25,7 +28,7 @@ from rayreid.settings import checked
 
 KEEPER = "_galleries"
 """Name of the deployment that writes galleries: none that a model may have."""
-DRAIN_S = 30
+DRAIN_S = 30.0
 """How long a replica that is to go has for the requests that it works on."""
 
 FLOOD = 1024
@@ -48,7 +51,8 @@ _PROMPT = serve.deployment(
 def build(args: Mapping[str, Any]) -> Application:
     """Return the application of a service's settings as plain values, as Serve's files hold them.
 
-    Raises `ValueError` for settings that are misspelt or make no sense, and as `described`.
+    Raises `ValueError` for settings that are misspelt or make no sense, and as `described` and
+    `refuse_apart`.
     """
     settings = checked(ServiceSettings, args).absolute()
     return application(settings, described(settings))
@@ -57,22 +61,45 @@ def build(args: Mapping[str, Any]) -> Application:
 def described(settings: ServiceSettings) -> dict[str, Served]:
     """Return what each model is, by name.
 
-    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
+    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served, `OSError` for a
+    store that cannot be read.
     """
     found = {}
     for model in settings.models:
-        trained = load_trained(model.run)
+        run = fetched(model.run)
+        trained = load_trained(run)
         found[model.name] = describe(
             model.name,
             trained,
             on_demand=model.on_demand,
-            calibration=calibration_of(model.run, trained),
+            calibration=calibration_of(run, trained),
         )
     return found
 
 
+def refuse_apart(settings: ServiceSettings, machines: int) -> None:
+    """Raise `ValueError` for galleries in one machine's folder where replicas may be on others."""
+    galleries = settings.galleries
+    if galleries is not None and not is_served(galleries.store) and machines > 1:
+        raise ValueError(
+            f"the galleries' folder {galleries.store} is on one machine, and the cluster has "
+            f"{machines}; give galleries: postgresql://user@host/database, which all reach"
+        )
+
+
+def _machines() -> int:
+    """Return how many machines replicas may be put on, as far as is known now."""
+    if not ray.is_initialized():
+        return 1
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
-    """Return the application: a deployment a model, and the HTTP side."""
+    """Return the application: a deployment a model, and the HTTP side.
+
+    Raises `ValueError` as `refuse_apart`.
+    """
+    refuse_apart(settings, _machines())
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(

@@ -94,16 +94,19 @@ def _slice(study: Study, setting: str) -> str:
         aside = (trial.number * 7 % 11 - 5) * 2.5 if isinstance(x, Choices) else 0.0
         place = x(value) + aside
         marks.append(dot(place, y(trial.last(goal)), trial.state, told(study, trial), trial.number))
+    second = 0  # Long names stand in two lines.
     if isinstance(x, Choices):
         room = (RIGHT - LEFT) / len(x.names)
+        second = 13 * _crowded(x, room)
         ticks = [
-            text(x(name), BOTTOM + 15 + (13 * (i % 2) if _crowded(x, room) else 0),
-                 _cut(name, room * (2 if _crowded(x, room) else 1)), "middle")
+            text(x(name), BOTTOM + 15 + second * (i % 2),
+                 _cut(name, room * (2 if second else 1)), "middle")
             for i, name in enumerate(x.names)
         ]  # fmt: skip
     else:
         ticks = across(x, BOTTOM, TOP)
-    return _plain([*up(y, LEFT, RIGHT), *ticks, *marks], setting, goal, f"{goal} by {setting}")
+    parts = [*up(y, LEFT, RIGHT), *ticks, *marks]
+    return _plain(parts, setting, goal, f"{goal} by {setting}", more=second)
 
 
 def _crowded(axis: Choices, room: float) -> bool:
@@ -182,7 +185,7 @@ def times(study: Study) -> str:
     step = min(20.0, 420.0 / max(1, len(spent)))
     bottom = step * len(spent) + 4
     x = Axis(0.0, max((sum(s) for s in spent.values()), default=1.0) or 1.0, LEFT, RIGHT)
-    parts = []
+    parts = across(x, bottom, 0)
     every = max(1, math.ceil(13 / step))
     for i, (number, seconds) in enumerate(spent.items()):
         if i % every == 0:
@@ -195,7 +198,6 @@ def times(study: Study) -> str:
                 f"<title>trial {number}: {kind} {part:.1f} s</title></rect>"
             )
             done += part
-    parts += across(x, bottom, 0)
     parts.append(text((LEFT + RIGHT) / 2, bottom + 32, "seconds of computing", "middle", "name"))
     return chart(parts, WIDTH, bottom + 40, "seconds of each trial")
 
@@ -206,10 +208,11 @@ def _whole(axis: Axis) -> list[str]:
     return [text(axis(tick), BOTTOM + 15, short(tick), "middle") for tick in ticks]
 
 
-def _plain(parts: list[str], right: str, high: str, label: str) -> str:
+def _plain(parts: list[str], right: str, high: str, label: str, more: int = 0) -> str:
+    """Return a chart with the names of its axes; ``more`` room is below the horizontal one."""
     named = [
-        text((LEFT + RIGHT) / 2, HEIGHT - 8, right, "middle", "name"),
+        text((LEFT + RIGHT) / 2, HEIGHT - 8 + more, right, "middle", "name"),
         text(0, 12, high, "start", "name"),
         line(LEFT, BOTTOM, RIGHT, BOTTOM),
     ]
-    return chart([*named, *parts], WIDTH, HEIGHT, label)
+    return chart([*named, *parts], WIDTH, HEIGHT + more, label)

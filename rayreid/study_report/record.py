@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float64
 
+from rayreid.data.sources import same_place
 from rayreid.settings import read_yaml
 
 PLAN, TRIALS, FINALS, TARGET = "study.yaml", "trials.parquet", "finals.parquet", "target.json"
@@ -177,6 +178,23 @@ def read_study(folder: Path) -> Study:
         _trials(_table(folder / TRIALS)),
         _table(folder / FINALS),
         json.loads(looked.read_text()) if looked.is_file() else None,
+    )
+
+
+def looked_at(folder: Path, domain: str | None = None) -> str | None:
+    """Return in a sentence when a study's target was looked at, and where its figures are.
+
+    None where it has not been, or where the target is not ``domain``.
+    """
+    path = folder / TARGET
+    if not path.is_file() or not (folder / PLAN).is_file():
+        return None
+    found = json.loads(path.read_text())
+    if domain is not None and not same_place(domain, found["target"]):
+        return None
+    return (
+        f"the target {found['target']} was looked at on {found['looked']}, by the study in "
+        f"{folder}; its figures are in {path}"
     )
 
 

@@ -30,7 +30,7 @@ th, td { text-align: right; padding: 0.25rem 0.7rem; border-bottom: 1px solid va
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .words th, .words td { text-align: left; }
-.words td:last-child { white-space: normal; }
+.words td:last-child { white-space: normal; min-width: 16rem; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 .wrong { color: var(--wrong); font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; color: var(--soft);

@@ -1,6 +1,8 @@
 """The tables of a report: final stage, target, domains, space."""
 
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -119,10 +121,8 @@ def plan(study: Study) -> str:
     rows = []
     for path in study.settings:
         kind, keywords = study.distribution(path)
-        written = ", ".join(
-            f"{k} {_listed(v)}" for k, v in keywords.items() if v not in (None, False)
-        )
-        rows.append([path, kind or str(study.plan["space"][path]), written])
+        entry = study.plan["space"][path]
+        rows.append([path, kind or str(entry), _range(keywords) + _condition(entry)])
     made = study.plan.get("circumstances") or {}
     facts = ", ".join(
         f"{name} {made[name]}" for name in ("commit", "written", "seed") if made.get(name)
@@ -133,5 +133,17 @@ def plan(study: Study) -> str:
     )  # fmt: skip
 
 
-def _listed(value: object) -> str:
-    return ", ".join(map(short, value)) if isinstance(value, list) else short(value)
+def _range(keywords: Mapping[str, Any]) -> str:
+    """Return what a setting's distribution draws from."""
+    if "choices" in keywords:
+        return ", ".join(map(short, keywords["choices"]))
+    ends = [short(keywords[key]) for key in ("low", "high") if key in keywords]
+    step = [f"in steps of {short(keywords['step'])}"] if keywords.get("step") else []
+    return ", ".join([" to ".join(ends), *step, *["logarithmic"] * bool(keywords.get("log"))])
+
+
+def _condition(entry: object) -> str:
+    """Return under which values of others a setting is searched; nothing where it always is."""
+    when = entry.get("when") if isinstance(entry, Mapping) else None
+    told = [f"{path} is {' or '.join(map(short, values))}" for path, values in (when or {}).items()]
+    return f"; when {' and '.join(told)}" if told else ""

@@ -70,6 +70,8 @@ def _after_finals(study: Study) -> list[str]:
         _told_apart(compared, "over fresh seeds and folds"),
     ]
     start = next((c for c in compared if c.trial == 1), None)
+    if winner.trial == 1:
+        says.append("These are the settings that the search started from: it found no better ones.")
     if start is not None and start.behind is not None:
         sure = "above the noise" if start.told_apart else "not above the noise"
         says.append(
@@ -112,7 +114,7 @@ def _told_apart(compared: Sequence[Compared], over: str) -> str:
     if not others:
         return "There is no other to compare it with."
     if not same:
-        return f"It is above the noise better than each of the other {len(others)}, {over}."
+        return f"It is better than each of the other {len(others)} by more than the noise, {over}."
     listed = ", ".join(map(str, same[:12])) + (f" and {len(same) - 12} more" * (len(same) > 12))
     if len(same) == len(others):
         return (
@@ -120,8 +122,8 @@ def _told_apart(compared: Sequence[Compared], over: str) -> str:
             f"{listed}): no difference to them is above the noise, {over}."
         )
     return (
-        f"It cannot be told apart from trial{'s' * (len(same) > 1)} {listed}; it is above the "
-        f"noise better than the other {len(others) - len(same)}, {over}."
+        f"It cannot be told apart from trial{'s' * (len(same) > 1)} {listed}; it is better "
+        f"than the other {len(others) - len(same)} by more than the noise, {over}."
     )
 
 

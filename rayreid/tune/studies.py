@@ -19,6 +19,7 @@ from rayreid.experiment import Experiment, load_experiment
 from rayreid.protocols import Fold
 from rayreid.search_space import Space, start_within
 from rayreid.study_report import write_report
+from rayreid.study_report.record import looked_at
 from rayreid.tune.concluding import BEST, conclude
 from rayreid.tune.ending import finish
 from rayreid.tune.folds import folds_of, open_folds, warning_of
@@ -77,6 +78,8 @@ def study(
         refuse_other_plan(folder, before, plan)
         if is_finished(before, settings):
             tell(f"{folder} is finished; remove it, or give another --name, to search again")
+            if said := looked_at(folder):
+                tell(said)
             return load_experiment(folder / BEST, trusted=experiment.method)
         if not resume:
             raise ValueError(

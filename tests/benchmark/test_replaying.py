@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from rayreid.benchmark.replaying import one_order, replay, replay_table
+from rayreid.benchmark.replaying import RULES, one_order, replay, replay_table, replays
 from rayreid.study_report.record import read_study
 from rayreid.tune import StudySettings
 from tests.study_report import folders
@@ -47,4 +47,10 @@ def test_halving_saves_epochs_of_curves_that_never_cross(tmp_path: Path) -> None
     found = replay(study, StudySettings(stopping="asha", parallel=2), orders=50)
     assert (found.loss, found.kept) == (0, 1), "the best is the best from the first epoch on"
     assert 0.2 < found.share < 0.9
-    assert "| 7, grace 2 " in replay_table([7], [[found] * 3])
+    rules = replays(study, StudySettings(parallel=2))
+    assert rules[RULES.index((2, 3))].share > rules[RULES.index((1, 3))].share, "a later first rung"
+    lines = replay_table([7, 8], [rules, rules]).splitlines()
+    told = [f"{rules[0].share:.0%}", f"{rules[0].at_most_half:.0%}", "0.000", "100%"]
+    for seed in ("7", "8", "mean"):
+        (line,) = [line for line in lines if line.startswith(f"| {seed}, grace 1, reduction 3 ")]
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == told

@@ -1,15 +1,18 @@
 """A few trivial trials through the real machinery, and what is told of the driver."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rayreid.benchmark.scale import resident_mib, scale, scale_table
+from rayreid.benchmark.scale import draw, resident_mib, scale, scale_table
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_trivial_trials_go_the_way_of_real_ones(tmp_path: Path) -> None:
-    found = scale(tmp_path / "s", 9, lambda _: None)
+    kept: list[dict[str, Any]] = []
+    found = scale(tmp_path / "s", 9, lambda _: None, kept.append)
+    assert kept == [found], "what a run that is cut short would have left"
     assert sum(found["states"].values()) == 9
     assert found["states"].keys() <= {"ended", "stopped"}
     assert 9 <= found["reports"] <= 45
@@ -20,6 +23,8 @@ def test_trivial_trials_go_the_way_of_real_ones(tmp_path: Path) -> None:
     assert 0 < row["suggest_ms"] < 1e3 * row["seconds_a_trial"]
     assert 0 < row["hear_ms"] < 1e3 * row["seconds_a_trial"]
     assert "9 trials that learn nothing" in scale_table(found)
+    draw(found, tmp_path / "scale.svg")
+    assert "<svg" in (tmp_path / "scale.svg").read_text()
 
 
 def test_resident_memory_grows_with_what_is_touched() -> None:

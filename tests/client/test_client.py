@@ -14,7 +14,8 @@ from rayreid.client import Client, ServiceError
 from rayreid.client.answers import Pairs, Search, made
 
 PAIRS = {
-    "scores": [0.5], "embedded": 2, "model": "m", "fingerprint": "f", "preprocessing": "p",
+    "scores": [0.5], "decisions": ["match"], "thresholds": {"match": 0.4, "reason": ""},
+    "embedded": 2, "model": "m", "fingerprint": "f", "preprocessing": "p",
     "request_id": "r", "timings_ms": {"embed": 1.0},
 }  # fmt: skip
 
@@ -175,8 +176,9 @@ def test_answers_are_values_and_what_is_new_is_left_alone() -> None:
     match = {"identity": "ann", "sample": "1", "score": 0.5, "decision": "match", "tags": ["x"]}
     search = made(
         Search,
-        PAIRS | {"results": [{"decision": "match", "matches": [match], "searched": 3}],
-                 "snapshot": 2, "enrolled": {"samples": 1}, "threshold": None},
+        PAIRS | {"results": [{"decision": "match", "matches": [match], "searched": 3,
+                              "thresholds": {"match": None, "reason": "few"}}],
+                 "gallery": "g", "snapshot": 2, "enrolled": {"samples": 1}, "threshold": None},
     )  # fmt: skip
     assert search.results[0].matches[0].identity == "ann"
 

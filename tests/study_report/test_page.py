@@ -48,7 +48,8 @@ def test_the_whole_report_says_what_was_found(tmp_path: Path) -> None:
     said = words(write_report(folder))
     assert "Best is trial 2 (config.dropout_rate" in said
     assert (
-        "cannot be told apart from trial 4; it is above the noise better than the other 1" in said
+        "cannot be told apart from trial 4; it is better than the other 1 by more than the noise"
+        in said
     )
     assert re.search(
         r"Over the starting settings \(trial 1\) it gains \+0\.\d+ ± 0\.\d+: above", said
@@ -125,3 +126,25 @@ def test_all_tables_of_a_study_that_selected_on_its_target_say_so(tmp_path: Path
     assert len(tables) == 5
     assert "has not been looked at" not in text
     assert all("<caption" in table and "Selected on the target" in table for table in tables)
+
+
+def test_ranges_and_conditions_are_told_as_they_were_searched(tmp_path: Path) -> None:
+    space: dict[str, object] = {
+        **folders.SPACE,
+        "config.hidden": {"int": {"low": 128, "high": 512, "step": 128},
+                          "when": {"config.dropout_site": ["pair", "trunk"]}},
+        "config.norm": {"categorical": {"choices": [False, True]}},
+    }  # fmt: skip
+    said = words(write_report(folders.write(tmp_path / "s", folders.rows(3), space=space)))
+    for told in (
+        "0 to 0.7", "0 to 4", "0.001 to 0.01, logarithmic", "pair, instance_shared, trunk",
+        "128 to 512, in steps of 128; when config.dropout_site is pair or trunk", "False, True",
+    ):  # fmt: skip
+        assert told in said
+
+
+def test_a_start_that_nothing_beats_is_said_to_be_the_start(tmp_path: Path) -> None:
+    final = folders.finals({1: 0.2, 4: 0.0})
+    said = words(write_report(folders.write(tmp_path / "s", folders.rows(8), final=final)))
+    assert "Best is trial 1 " in said
+    assert "These are the settings that the search started from: it found no better ones." in said

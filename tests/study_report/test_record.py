@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayreid.study_report.record import read_study
+from rayreid.study_report.record import looked_at, read_study
 from tests.study_report import folders
 
 
@@ -53,3 +53,17 @@ def test_a_folder_without_a_study_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("space: {}\n")
     with pytest.raises(ValueError, match="has no folds, experiment"):
         read_study(tmp_path)
+
+
+def test_a_look_is_told_of_its_own_target_alone(tmp_path: Path) -> None:
+    folder = folders.write(tmp_path / "s", folders.rows(2), looked=folders.target())
+    said = looked_at(folder)
+    assert said is not None
+    assert "looked at on 2026-01-02T03:04:05+00:00" in said
+    assert str(folder / "target.json") in said
+    assert looked_at(folder, "market1501=/data/Market-1501") == said
+    assert looked_at(folder, "market1501=/data/../data/Market-1501/") == said
+    assert looked_at(folder, "market1501=/data/other") is None
+    assert looked_at(folders.write(tmp_path / "t", folders.rows(2))) is None
+    (tmp_path / "target.json").write_text("[]")
+    assert looked_at(tmp_path) is None, "somebody's own file, in a folder that is no study"

@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import rayreid.evaluate
 import rayreid.run
 from rayreid.batch import Domain
 from rayreid.checkpoint import load_trained
+from rayreid.cli import cli
 from rayreid.data.sources import open_source
 from rayreid.evaluate import evaluate
 from rayreid.experiment import compose, load_experiment
@@ -114,7 +116,15 @@ def test_the_winner_is_by_fresh_seeds_and_the_target_is_opened_last(
         start, parse_space(SPACE), folder, SETTINGS, target=TARGET, resume=True, tell=told.append
     )
     assert (again, opened) == (best, [])
-    assert "is finished" in told[-1]
+    assert "is finished" in told[-2]
+    assert f"looked at on {looked['looked']}" in told[-1]
+    assert str(folder / "target.json") in told[-1]
+    # A further look by hand is not refused, and not passed over in silence.
+    seen = CliRunner().invoke(cli, ["evaluate", str(folder / "final" / "seed-6"),
+                                    "--target", TARGET, "--target", "synthetic=law-2"])  # fmt: skip
+    assert seen.exit_code == 0, seen.output
+    assert seen.output.count("this is a further look") == 1
+    assert told[-1] in seen.output
     runs = [Run(folder / "final" / f"seed-{s}", best.replaced({"seed": s})) for s in (6, 7)]
     with pytest.raises(ValueError, match=r"was looked at on .* figures are in .*target\.json"):
         look(runs, TARGET, folder, told.append)

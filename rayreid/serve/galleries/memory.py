@@ -24,19 +24,22 @@ class Embeddings:
         """Return the rows that are there."""
         return self.rows[: self.count]
 
-    def write(self, at: int, rows: Float32[Tensor, "m *e"]) -> None:
-        """Put rows where `take_over` will find them, beyond those that are there."""
-        assert at >= self.count, "a row that is there would be overwritten"
-        room = at + len(rows)
-        if room > len(self.rows):
+    def make_room(self, count: int) -> None:
+        """Have room for so many rows, and not just for them where there were some before."""
+        if count > len(self.rows):
             grown = torch.empty(
-                max(room, _FIRST, len(self.rows) + len(self.rows) // 4),
+                max(count, _FIRST, len(self.rows) + len(self.rows) // 4),
                 *self.rows.shape[1:],
                 device=self.rows.device,
             )
-            grown[:at] = self.rows[:at]
+            grown[: self.count] = self.rows[: self.count]
             self.rows = grown
-        self.rows[at:room] = rows
+
+    def write(self, at: int, rows: Float32[Tensor, "m *e"]) -> None:
+        """Put rows where there is room for them, and where `take_over` will find them."""
+        assert at >= self.count, "a row that is there would be overwritten"
+        assert at + len(rows) <= len(self.rows), "there is no room for them"
+        self.rows[at : at + len(rows)] = rows
 
     def take_over(self, count: int) -> None:
         """Let so many rows be those that are there."""

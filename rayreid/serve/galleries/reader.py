@@ -2,11 +2,14 @@
 
 from collections import OrderedDict
 
-import torch
-
 from rayreid.serve.galleries.opening import open_store
-from rayreid.serve.galleries.records import GalleryLimits, MissingError, UnavailableError
-from rayreid.serve.galleries.snapshot import Snapshot
+from rayreid.serve.galleries.records import (
+    ConflictError,
+    GalleryLimits,
+    MissingError,
+    UnavailableError,
+)
+from rayreid.serve.galleries.snapshot import Model, Snapshot
 from rayreid.serve.galleries.store import Store
 
 
@@ -16,9 +19,9 @@ class Reader:
     Used by one thread at a time; what it returns may be searched by another.
     """
 
-    def __init__(self, address: str, limits: GalleryLimits, device: torch.device, most_bytes: int):
+    def __init__(self, address: str, limits: GalleryLimits, model: Model, most_bytes: int):
         self.address, self.limits = address, limits
-        self.device, self.most_bytes = device, most_bytes
+        self.model, self.most_bytes = model, most_bytes
         self.snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self.opened: Store | None = None
 
@@ -32,20 +35,24 @@ class Reader:
     def snapshot(self, name: str) -> Snapshot:
         """Return a gallery as it is now: whatever was acknowledged before the call is in it.
 
-        Raises `GalleryError`s: `UnavailableError` where it takes more memory than is allowed.
+        Raises `GalleryError`s: `ConflictError` for another model's, `UnavailableError` where it
+        takes more memory than is allowed.
         """
         try:
-            size = self.store.tables(name).head().bytes
+            head = self.store.tables(name).head()
+            self.model.check(head)
+            size = 4 * head.samples * sum(self.model.widths(head.binding.shape))
             if size > self.most_bytes:
                 raise UnavailableError(
                     f"the gallery {name!r} takes {size} bytes of memory, more than "
                     f"{self.most_bytes}; allow more, or divide it"
                 )
-            known = self.snapshots.pop(name, None) or Snapshot(self.device)
+            known = self.snapshots.pop(name, None) or Snapshot(self.model)
             while self.snapshots and size + self._bytes() > self.most_bytes:
                 self.snapshots.popitem(last=False)
             known.refresh(self.store, name)
-        except MissingError:
+        except (MissingError, ConflictError):
+            # It was deleted, and another may have been made for another model.
             self.snapshots.pop(name, None)
             raise
         self.snapshots[name] = known
@@ -56,7 +63,7 @@ class Reader:
         for name in list(self.snapshots):
             try:
                 self.snapshot(name)
-            except MissingError:
+            except (MissingError, ConflictError):
                 continue
 
     def close(self) -> None:
@@ -66,4 +73,4 @@ class Reader:
             self.opened.close()
 
     def _bytes(self) -> int:
-        return sum(one.embeddings.bytes for one in self.snapshots.values())
+        return sum(one.bytes for one in self.snapshots.values())

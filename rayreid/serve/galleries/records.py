@@ -21,7 +21,8 @@ class GalleryLimits(Settings):
     samples: int = Field(1_000_000, ge=1)
     """Most samples of a gallery."""
     gallery_bytes: int = Field(8 * 2**30, ge=1)
-    """Most bytes of a gallery's embeddings: each matcher that searches it holds them in memory."""
+    """Most bytes of a gallery's embeddings, as they are stored; what is held to search them may be
+    up to twice as much."""
     tags: int = Field(16, ge=0)
     """Most tags of a sample."""
 

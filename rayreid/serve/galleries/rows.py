@@ -5,7 +5,6 @@ own row counts the others: what is read is what was written, and all of it.
 """
 
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -62,11 +61,6 @@ class Head(NamedTuple):
         """Return whose embeddings it holds."""
         shape = tuple(json.loads(self.shape))
         return Binding(self.model, self.fingerprint, self.preprocessing, shape)
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of its embeddings."""
-        return 4 * self.samples * math.prod(self.binding.shape)
 
     @property
     def gallery(self) -> Gallery:

@@ -1,6 +1,6 @@
 """Exact search of a gallery in memory: a shortlist by the cheap score, the method's own on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +11,17 @@ from pydantic import Field
 from torch import Tensor
 
 from rayreid.matching.tiles import score_all
-from rayreid.method import Method
 from rayreid.serve.galleries.records import Gallery, Sample
 from rayreid.serve.galleries.snapshot import Filters, Snapshot
 from rayreid.settings import FailureError, Settings
 
 BLOCK_BYTES = 64 * 2**20
-"""Embeddings whose cheap scores are computed at a time."""
+"""Cheap scores that are held at a time, and rows that are gathered at a time."""
+GATHERED = 1 / 3
+"""Share of the samples below which their rows are gathered: to read, to write and to read again
+takes three times as long as to multiply."""
+FIRST_LOOK = 8
+"""Samples of an identity that are looked at before more are."""
 
 
 class SearchSettings(Settings):
@@ -54,7 +58,6 @@ class Found:
 
 @torch.inference_mode()
 def search(
-    method: Method,
     snapshot: Snapshot,
     queries: Sequence[Float32[Tensor, "_ *e"]],
     filters: Filters,
@@ -70,20 +73,18 @@ def search(
     `FailureError` where a score is no finite number.
     """
     with snapshot.lock:
-        places = snapshot.chosen(filters)
+        model, places = snapshot.model, snapshot.chosen(filters)
         if not len(places):
             return snapshot.gallery, [Found((), 0) for _ in queries]
-        gallery, identities = snapshot.embeddings.view(), snapshot.identities[places]
-        counts = [len(crops) for crops in queries]
-        rough = approximated(method, torch.cat(list(queries)), gallery, places)
+        identities = snapshot.identities[places]
         found = []
-        for crops, cheap in zip(queries, rough.split(counts), strict=True):
+        for crops, cheap in zip(queries, cheap_scores(snapshot, queries, places), strict=True):
             scores, first = fused(cheap, fusion), np.arange(len(places))
-            if type(method).approximate is not Method.approximate:
-                # The cheap scores are not the method's own.
+            if not model.by_products:
                 first = shortlisted(scores, identities, shortlist, top_k)
-                chosen = torch.from_numpy(places[first]).to(gallery.device)
-                scores = fused(score_all(method, crops, gallery[chosen]), fusion)
+                chosen = torch.from_numpy(places[first]).to(model.device)
+                exact = score_all(model.method, crops, snapshot.embeddings.view()[chosen])
+                scores = fused(exact, fusion)
             if not np.isfinite(scores).all():
                 raise FailureError("the model's score of an enrolled sample is no finite number")
             best = best_of_each(scores, identities[first], top_k)
@@ -95,21 +96,37 @@ def search(
         return snapshot.gallery, found
 
 
-def approximated(
-    method: Method,
-    crops: Float32[Tensor, "c *e"],
-    gallery: Float32[Tensor, "n *e"],
+def cheap_scores(
+    snapshot: Snapshot,
+    queries: Sequence[Float32[Tensor, "_ *e"]],
     places: Int64[np.ndarray, " p"],
-) -> Float32[Tensor, "c p"]:
-    """Return the cheap scores of some samples, a block of them at a time."""
-    rows = max(1, BLOCK_BYTES // (4 * max(1, gallery[0].numel())))
-    scores = torch.empty(len(crops), len(places))
-    for start in range(0, len(places), rows):
-        some = torch.from_numpy(places[start : start + rows]).to(gallery.device)
-        # A slice is no copy.
-        block = gallery[start : start + rows] if len(places) == len(gallery) else gallery[some]
-        scores[:, start : start + len(some)] = method.approximate(crops, block)
-    return scores
+) -> Iterator[Float32[Tensor, "_ p"]]:
+    """Yield each query's cheap scores of some samples: one reading of them for many queries."""
+    held = snapshot.rough.view()
+    chosen = torch.from_numpy(places).to(held.device)
+    for few in in_turn(queries, max(1, BLOCK_BYTES // (4 * len(held)))):
+        vectors = snapshot.model.method.rough(torch.cat(few), queries=True)
+        if len(places) == len(held):
+            scores = vectors @ held.T
+        elif len(places) > GATHERED * len(held):
+            scores = (vectors @ held.T)[:, chosen]
+        else:
+            blocks = chosen.split(max(1, BLOCK_BYTES // (4 * held.shape[1])))
+            scores = torch.cat([vectors @ held[some].T for some in blocks], 1)
+        yield from scores.split([len(crops) for crops in few])
+
+
+def in_turn(
+    queries: Sequence[Float32[Tensor, "_ *e"]], most: int
+) -> Iterator[list[Float32[Tensor, "_ *e"]]]:
+    """Yield queries in order, as many at a time as have at most so many crops, or one."""
+    few: list[Tensor] = []
+    for query in queries:
+        if few and sum(map(len, few)) + len(query) > most:
+            yield few
+            few = []
+        few.append(query)
+    yield few
 
 
 def fused(scores: Float32[Tensor, "c n"], fusion: str) -> Float32[np.ndarray, " n"]:
@@ -138,7 +155,19 @@ def shortlisted(
 def best_of_each(
     scores: Float32[np.ndarray, " n"], identities: Int64[np.ndarray, " n"], top_k: int
 ) -> Int64[np.ndarray, " k"]:
-    """Return the place of the highest score of each of the ``top_k`` first identities, in order."""
-    order = np.argsort(-scores, kind="stable")
-    _, first = np.unique(identities[order], return_index=True)
-    return order[np.sort(first)[:top_k]]
+    """Return the place of the highest score of each of the ``top_k`` first identities, in order.
+
+    Looked for among the highest scores, of which more are taken until there are enough identities:
+    to put all in order would take as long as to compute them.
+    """
+    count = FIRST_LOOK * top_k
+    while True:
+        some = np.arange(len(scores))
+        if count < len(scores):
+            # With all that equal the last, so that ties stay in order.
+            some = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        order = some[np.argsort(-scores[some], kind="stable")]
+        _, first = np.unique(identities[order], return_index=True)
+        if len(first) >= top_k or count >= len(scores):
+            return order[np.sort(first)[:top_k]]
+        count *= FIRST_LOOK

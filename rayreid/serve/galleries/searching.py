@@ -15,7 +15,7 @@ from rayreid.serve.galleries.reader import Reader
 from rayreid.serve.galleries.records import Gallery, GalleryError
 from rayreid.serve.galleries.search import Found, search
 from rayreid.serve.galleries.settings import GalleriesSettings
-from rayreid.serve.galleries.snapshot import Filters
+from rayreid.serve.galleries.snapshot import Filters, Model
 from rayreid.serve.hosted import Hosted
 from rayreid.serve.models import Report, Served, Work
 from rayreid.serve.refusals import Refused
@@ -62,7 +62,9 @@ class Searcher:
     def __init__(self, hosted: Hosted, settings: GalleriesSettings):
         device = next(hosted.method.parameters()).device
         self.hosted = hosted
-        self.reader = Reader(settings.store, settings.limits, device, settings.memory_bytes)
+        served = hosted.served
+        model = Model(hosted.method, device, served.fingerprint, served.preprocessing)
+        self.reader = Reader(settings.store, settings.limits, model, settings.memory_bytes)
         # Reading waits for the disk, and must not keep the model from its work.
         self.thread = ThreadPoolExecutor(1, "reader")
         self.requests: Batcher[_Request, tuple[Gallery, list[Found]] | Refused] = Batcher(
@@ -123,13 +125,9 @@ class Searcher:
     ) -> tuple[Gallery, list[Found]]:
         hosted = self.hosted
         snapshot = await hosted.run(self.thread, self.reader.snapshot, wanted.gallery)
-        snapshot.gallery.binding.refuse_other(
-            wanted.gallery, hosted.served.fingerprint, hosted.served.preprocessing
-        )
         return await hosted.run(
             hosted.scorers,
             search,
-            hosted.method,
             snapshot,
             queries,
             wanted.filters,

@@ -21,7 +21,9 @@ class GalleriesSettings(Settings):
     limits: GalleryLimits = GalleryLimits()
     """How much they may hold."""
     memory_bytes: int = Field(8 * 2**30, ge=1)
-    """Embeddings that a replica of a model holds to search them; those not asked for go first."""
+    """What a replica of a model holds of galleries to search them, in bytes; those not asked for go
+    first. A sample takes its embedding, of a score that is no product (GMN, QAConv-MS) beside the
+    vector of the cheap one."""
     search: SearchSettings = SearchSettings()
     """How they are searched; ``top_k`` and ``shortlist`` are the most that a request may ask for,
     too."""

@@ -1,6 +1,7 @@
 """A gallery in memory: what a search reads, at one version of the store."""
 
 import json
+import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from datetime import datetime
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from torch import Tensor
 
+from rayreid.method import Method
 from rayreid.serve.galleries.memory import Embeddings
 from rayreid.serve.galleries.records import BrokenError, Gallery, Sample
 from rayreid.serve.galleries.rows import Head, Listed, as_number, as_sample, check_embedding
@@ -34,15 +37,45 @@ class Filters:
     """With all of these."""
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Who searches a snapshot: it holds what this one needs, of this one's embeddings."""
+
+    method: Method
+    device: torch.device
+    fingerprint: str
+    preprocessing: str
+
+    @property
+    def by_products(self) -> bool:
+        """Return whether its cheap scores are its own, and embeddings are not needed again."""
+        return type(self.method).score is Method.score
+
+    def check(self, head: Head) -> None:
+        """Raise `ConflictError` for a gallery of another model's embeddings."""
+        head.binding.refuse_other(head.name, self.fingerprint, self.preprocessing)
+
+    @torch.inference_mode()
+    def rough(self, embeddings: Tensor) -> Tensor:
+        """Return what products are taken with, of a gallery's embeddings."""
+        return self.method.rough(embeddings, queries=False)
+
+    def widths(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return how many numbers of a sample are held: of its rough vector, of its embedding."""
+        (rough,) = self.rough(torch.zeros(1, *shape, device=self.device))
+        return len(rough), 0 if self.by_products else math.prod(shape)
+
+
 class Snapshot:
     """One gallery's samples in the order of their numbers, brought up to date in place.
 
     What came is read; what is gone is overwritten. ``lock`` is held by who reads the columns and
-    the embeddings: `refresh` holds it just while it puts in what it has read.
+    the rows: `refresh` holds it just while it puts in what it has read. ``rough`` has a row a
+    sample, which cheap scores are products with; ``embeddings`` too, where those are needed.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, model: Model):
+        self.model = model
         self.lock = threading.Lock()
         self.head: Head | None = None
         self._clear()
@@ -51,8 +84,19 @@ class Snapshot:
         self.head = None
         self.rows: list[Listed] = []
         self.names: dict[int, str] = {}
-        self.embeddings = Embeddings((0,), self.device)
+        self._set_shape(())
         self._set_columns()
+
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        rough, whole = self.model.widths(shape) if shape else (0, 0)
+        self.rough = Embeddings((rough,), self.model.device)
+        self.embeddings = Embeddings(shape if whole else (0,), self.model.device)
+
+    @property
+    def bytes(self) -> int:
+        """Return how much memory is taken."""
+        return self.rough.bytes + self.embeddings.bytes
 
     @property
     def gallery(self) -> Gallery:
@@ -63,17 +107,18 @@ class Snapshot:
     def refresh(self, store: Store, name: str) -> None:
         """Bring this up to the store's version; only what has changed is read.
 
-        Raises `GalleryError`s, and holds nothing half-read then: `BrokenError` where what is read
-        is not what was written, or not all of it.
+        Raises `GalleryError`s, and holds nothing half-read then: `ConflictError` for another
+        model's gallery, `BrokenError` where what is read is not what was written, or not all of it.
         """
         with store.reading(name) as tables:
             head, known = tables.head(), self.head
+            self.model.check(head)
             if known is not None and (head.token, head.version) == (known.token, known.version):
                 return
             if known is None or head.token != known.token:
                 with self.lock:
                     self._clear()
-                    self.embeddings = Embeddings(head.binding.shape, self.device)
+                    self._set_shape(head.binding.shape)
                 known = None
             self._read(tables, head, 0 if known is None else known.version, known)
 
@@ -89,7 +134,8 @@ class Snapshot:
         self._read_embeddings(tables, fresh)
         with self.lock:
             # From here on nothing is to fail but the check at the end.
-            self.embeddings.take_over(len(self.rows) + len(fresh))
+            for held in (self.rough, self.embeddings):
+                held.take_over(len(self.rows) + len(fresh))
             self.rows += fresh
             self.names |= names
             if moved:
@@ -106,11 +152,12 @@ class Snapshot:
                 )
 
     def _read_embeddings(self, tables: Tables, fresh: list[Listed]) -> None:
-        shape = self.embeddings.rows.shape[1:]
         at, waiting = len(self.rows), iter(fresh)
         if not fresh:
             return
-        some = max(1, READ_BYTES // (4 * max(1, int(np.prod(shape)))))
+        for held in (self.rough, self.embeddings):
+            held.make_room(at + len(fresh))
+        some = max(1, READ_BYTES // (4 * max(1, math.prod(self.shape))))
         for stored in tables.stored(fresh[0].number, some):
             for number, data in stored:
                 row = next(waiting, None)
@@ -118,8 +165,11 @@ class Snapshot:
                     raise BrokenError("the gallery's embeddings are not those of its samples")
                 check_embedding(row, data)
             values = np.frombuffer(b"".join(data for _, data in stored), "<f4")
-            values = values.astype(np.float32).reshape(-1, *shape)
-            self.embeddings.write(at, torch.from_numpy(values).to(self.device))
+            values = values.astype(np.float32).reshape(-1, *self.shape)
+            rows = torch.from_numpy(values).to(self.model.device)
+            self.rough.write(at, self.model.rough(rows))
+            if not self.model.by_products:
+                self.embeddings.write(at, rows)
             at += len(stored)
         if next(waiting, None) is not None:
             raise BrokenError("the gallery's embeddings are not those of its samples")
@@ -128,7 +178,9 @@ class Snapshot:
         kept = [place for place, row in enumerate(self.rows) if row.number in samples]
         self.rows = [self.rows[place] for place in kept]
         self.names = {number: self.names[number] for number in self.names if number in identities}
-        self.embeddings.keep(torch.tensor(kept, dtype=torch.int64, device=self.device))
+        places = torch.tensor(kept, dtype=torch.int64, device=self.model.device)
+        for held in (self.rough, self.embeddings):
+            held.keep(places)
 
     def _set_columns(self) -> None:
         self.identities = np.fromiter((row.identity for row in self.rows), np.int64)

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +27,7 @@ from rayreid.serve.galleries.records import (
     UnreadableError,
 )
 from rayreid.serve.galleries.sqlite import SqliteStore
+from tests.serve.galleries.test_search import Cosine, model_of
 
 NAMES = st.sampled_from(["a", "b", "c", "Ä", "'"])
 IDS = st.sampled_from([f"s{i}" for i in range(8)])
@@ -42,7 +42,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = SqliteStore(self.folder, LIMITS, writable=True)
         self.store.create("g", Binding("m", "f", "p", (3,)))
-        self.reader = Reader(str(self.folder), LIMITS, torch.device("cpu"), 2**20)
+        self.reader = Reader(str(self.folder), LIMITS, model_of(Cosine()), 2**20)
         self.model: dict[str, tuple[Sample, list[float]]] = {}
         self.count = 0
         self.version = 1

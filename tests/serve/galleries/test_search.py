@@ -17,14 +17,15 @@ from rayreid.serve.galleries.reader import Reader
 from rayreid.serve.galleries.records import (
     Binding,
     BrokenError,
+    ConflictError,
     GalleryLimits,
     MissingError,
     Removal,
     Sample,
     UnavailableError,
 )
-from rayreid.serve.galleries.search import Found, search, shortlisted
-from rayreid.serve.galleries.snapshot import Filters, Snapshot
+from rayreid.serve.galleries.search import Found, best_of_each, search, shortlisted
+from rayreid.serve.galleries.snapshot import Filters, Model, Snapshot
 from rayreid.serve.galleries.sqlite import SqliteStore
 from rayreid.settings import FailureError
 
@@ -52,15 +53,28 @@ class Matcher(Cosine):
     def score(self, queries, gallery):
         return -(queries[:, None] - gallery[None]).abs().amax((2, 3))
 
-    def approximate(self, queries, gallery):
-        return super().score(queries[:, :1].round(), gallery[:, :1].round())
+    def rough(self, embeddings, *, queries):
+        return super().rough(embeddings[:, :1].round(), queries=queries)
 
 
-METHODS = {"cosine": Cosine(), "matcher": Matcher()}
+class Distance(Cosine):
+    """Scores by the squared distance, a product of vectors that are others for queries."""
+
+    def rough(self, embeddings, *, queries):
+        rows = embeddings.flatten(1)
+        norms, one = rows.square().sum(1, keepdim=True), torch.ones(len(rows), 1)
+        return torch.cat([2 * rows, -norms, -one] if queries else [rows, one, norms], 1)
+
+
+METHODS = {"cosine": Cosine(), "matcher": Matcher(), "distance": Distance()}
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *SHAPE)).astype(np.float32)
+
+
+def model_of(method: Method) -> Model:
+    return Model(method, CPU, "f", "p")
 
 
 def people(count: int, seed: int = 0) -> list[Sample]:
@@ -123,7 +137,6 @@ def brute_force(
 
 
 def one(
-    method: Method,
     snapshot: Snapshot,
     crops: torch.Tensor | None = None,
     filters: Filters | None = None,
@@ -133,7 +146,7 @@ def one(
     """Return what one query finds."""
     queries = [torch.ones(1, *SHAPE) if crops is None else crops]
     how = {"top_k": top_k, "shortlist": shortlist, "fusion": "mean"}
-    gallery, (found,) = search(method, snapshot, queries, filters or Filters(), **how)
+    gallery, (found,) = search(snapshot, queries, filters or Filters(), **how)
     assert gallery == snapshot.gallery
     return found
 
@@ -154,12 +167,13 @@ FILTERS = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Snapshot]:
     store = filled(tmp_path_factory.mktemp("s") / "g", people(60), vectors(60))
-    snapshot = Snapshot(CPU)
-    snapshot.refresh(store, "g")
+    snapshots = {kind: Snapshot(model_of(method)) for kind, method in METHODS.items()}
+    for snapshot in snapshots.values():
+        snapshot.refresh(store, "g")
     store.close()
-    return snapshot
+    return snapshots
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -173,7 +187,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 )
 def test_search_is_brute_force(
     kind: str,
-    enrolled: Snapshot,
+    enrolled: dict[str, Snapshot],
     seed: int,
     crops: list[int],
     filters: dict[str, Any],
@@ -185,7 +199,7 @@ def test_search_is_brute_force(
     queries = [torch.from_numpy(vectors(n, seed + i)) for i, n in enumerate(crops)]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(searching, "BLOCK_BYTES", block)
-        _, answers = search(METHODS[kind], enrolled, queries, chosen, **how)
+        _, answers = search(enrolled[kind], queries, chosen, **how)
     samples, embeddings = people(60), vectors(60)
     for query, found in zip(queries, answers, strict=True):
         wanted = brute_force(METHODS[kind], samples, embeddings, query, chosen, top_k, fusion)
@@ -202,11 +216,11 @@ def test_search_is_brute_force(
     seed=st.integers(0, 2**32), length=st.integers(1, 70), top_k=st.integers(1, 30), filters=FILTERS
 )
 def test_a_shortlist_has_its_scores_exact_and_enough_people(
-    enrolled: Snapshot, seed: int, length: int, top_k: int, filters: dict[str, Any]
+    enrolled: dict[str, Snapshot], seed: int, length: int, top_k: int, filters: dict[str, Any]
 ) -> None:
     method, crops = METHODS["matcher"], torch.from_numpy(vectors(1, seed))
     chosen = Filters(**filters)
-    found = one(method, enrolled, crops, chosen, top_k=top_k, shortlist=length)
+    found = one(enrolled["matcher"], crops, chosen, top_k=top_k, shortlist=length)
     rows = dict(zip((s.id for s in people(60)), vectors(60), strict=True))
     scores = [match.score for match in found.matches]
     for match in found.matches:
@@ -216,6 +230,24 @@ def test_a_shortlist_has_its_scores_exact_and_enough_people(
     there = {s.identity for s in people(60) if allowed(s, chosen)}
     assert len(found.matches) == len({m.sample.identity for m in found.matches})
     assert len(found.matches) == min(top_k, len(there))
+
+
+@given(st.data())
+def test_the_best_of_each_are_those_of_putting_all_in_order(data: st.DataObject) -> None:
+    # Few values: many ties.
+    ints = st.integers(0, 3)
+    scores = np.array(data.draw(st.lists(ints, min_size=1, max_size=60)), np.float32)
+    size = {"min_size": len(scores), "max_size": len(scores)}
+    people_of = np.array(data.draw(st.lists(ints, **size)))
+    top_k = data.draw(st.integers(1, 5))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(searching, "FIRST_LOOK", data.draw(st.integers(2, 4)))
+        found = best_of_each(scores, people_of, top_k).tolist()
+    wanted: list[int] = []
+    for place in sorted(range(len(scores)), key=lambda place: (-scores[place], place)):
+        if people_of[place] not in people_of[wanted]:
+            wanted.append(place)
+    assert found == wanted[:top_k]
 
 
 def test_a_shortlist_of_one_person_is_made_longer() -> None:
@@ -228,27 +260,41 @@ def test_a_shortlist_of_one_person_is_made_longer() -> None:
 def test_equal_scores_are_in_the_order_of_enrolment(tmp_path: Path) -> None:
     samples = [Sample(f"s{9 - i}", f"p{9 - i}") for i in range(10)]
     store = filled(tmp_path / "g", samples, np.ones((10, *SHAPE), np.float32))
-    snapshot = Snapshot(CPU)
-    snapshot.refresh(store, "g")
     for method in METHODS.values():
-        found = one(method, snapshot, top_k=4)
+        snapshot = Snapshot(model_of(method))
+        snapshot.refresh(store, "g")
+        found = one(snapshot, top_k=4)
         assert [m.sample.id for m in found.matches] == ["s9", "s8", "s7", "s6"]
     store.close()
 
 
-def test_scores_that_are_no_numbers_reach_no_one(enrolled: Snapshot) -> None:
-    class Broken(Cosine):
-        def score(self, queries, gallery):
-            return torch.full((len(queries), len(gallery)), torch.nan)
+class Broken(Cosine):
+    """Scores that are no numbers."""
 
+    def score(self, queries, gallery):
+        return torch.full((len(queries), len(gallery)), torch.nan)
+
+
+class BrokenProducts(Cosine):
+    """Products that are no numbers."""
+
+    def rough(self, embeddings, *, queries):
+        return super().rough(embeddings, queries=queries) * torch.nan
+
+
+@pytest.mark.parametrize("method", [Broken(), BrokenProducts()])
+def test_scores_that_are_no_numbers_reach_no_one(method: Method, tmp_path: Path) -> None:
+    store, snapshot = filled(tmp_path / "g", people(20), vectors(20)), Snapshot(model_of(method))
+    snapshot.refresh(store, "g")
+    store.close()
     with pytest.raises(FailureError, match="no finite number"):
-        one(Broken(), enrolled)
+        one(snapshot)
 
 
 def test_an_empty_gallery_matches_no_one(tmp_path: Path) -> None:
-    store, snapshot = filled(tmp_path / "g", [], vectors(0)), Snapshot(CPU)
+    store, snapshot = filled(tmp_path / "g", [], vectors(0)), Snapshot(model_of(Cosine()))
     snapshot.refresh(store, "g")
-    assert one(Cosine(), snapshot) == Found((), 0)
+    assert one(snapshot) == Found((), 0)
     store.close()
 
 
@@ -257,6 +303,7 @@ def test_rows_kept_are_those_asked_and_others_overwritten(data: st.DataObject) -
     held, rows = Embeddings((3,), CPU), torch.zeros(0, 3)
     for step in range(1, 6):
         new = torch.full((data.draw(st.integers(0, 1500)), 3), float(step)).cumsum(0)
+        held.make_room(held.count + len(new))
         held.write(held.count, new)
         held.take_over(held.count + len(new))
         rows = torch.cat([rows, new])
@@ -269,10 +316,12 @@ def test_rows_kept_are_those_asked_and_others_overwritten(data: st.DataObject) -
         assert not held.rows[held.count : before].any()
 
 
+@pytest.mark.parametrize("kind", METHODS)
 def test_a_refresh_reads_what_changed_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, snapshot = filled(tmp_path / "g", people(20), vectors(20)), Snapshot(CPU)
+    store = filled(tmp_path / "g", people(20), vectors(20))
+    snapshot = Snapshot(model_of(METHODS[kind]))
     snapshot.refresh(store, "g")
     read: list[int] = []
     checked = snapshot._read_embeddings
@@ -290,26 +339,43 @@ def test_a_refresh_reads_what_changed_alone(
     assert len(snapshot.rows) == 20
     snapshot.refresh(store, "g")
     assert read == [21]
+    # What was prepared bit by bit is what would be prepared at once.
+    again = Snapshot(model_of(METHODS[kind]))
+    again.refresh(store, "g")
     store.close()
+    left = torch.from_numpy(np.delete(np.concatenate([vectors(20), vectors(1, 5)]), 3, 0))
+    torch.testing.assert_close(snapshot.rough.view(), again.rough.view())
+    torch.testing.assert_close(snapshot.rough.view(), METHODS[kind].rough(left, queries=False))
+    torch.testing.assert_close(snapshot.embeddings.view(), again.embeddings.view())
+    if kind == "matcher":
+        torch.testing.assert_close(snapshot.embeddings.view(), left, rtol=0, atol=0)
+    else:
+        assert not snapshot.embeddings.bytes, "held, and not needed"
 
 
-def reader_of(folder: Path, most_bytes: int = 2**30) -> Reader:
-    return Reader(str(folder), GalleryLimits(), CPU, most_bytes)
+def reader_of(folder: Path, most_bytes: int = 2**30, kind: str = "cosine") -> Reader:
+    return Reader(str(folder), GalleryLimits(), model_of(METHODS[kind]), most_bytes)
 
 
-def test_a_reader_forgets_what_is_erased(tmp_path: Path) -> None:
-    store, reader = filled(tmp_path / "g", people(20), vectors(20)), reader_of(tmp_path / "g")
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_reader_forgets_what_is_erased(kind: str, tmp_path: Path) -> None:
+    store = filled(tmp_path / "g", people(20), vectors(20))
+    reader = reader_of(tmp_path / "g", kind=kind)
     snapshot = reader.snapshot("g")
-    erased = torch.from_numpy(vectors(20)[4])
-    held = snapshot.embeddings.rows[:20]  # beyond, memory is as it came
-    assert (held == erased).flatten(1).all(1).any()
+    # Beyond the first 20, memory is as it came.
+    held = [rows.rows[:20].flatten(1) for rows in (snapshot.rough, snapshot.embeddings)]
+    held = [rows for rows in held if rows.numel()]
+    assert len(held) == (2 if kind == "matcher" else 1)
+    erased = [rows[4].clone() for rows in held]
     store.purge("g", Removal(samples=("s4",)))
     reader.forget()
-    assert not (held == erased).flatten(1).all(1).any()
+    for rows, row in zip(held, erased, strict=True):
+        assert rows.any()
+        assert not torch.isclose(rows, row).all(1).any()
     assert "s4" not in {row.id for row in snapshot.rows}
     store.purge("g", Removal(everything=True))
     reader.forget()
-    assert not held.any()
+    assert not any(rows.any() for rows in held)
     assert not snapshot.names
     store.delete("g")
     reader.forget()
@@ -329,8 +395,25 @@ def test_a_reader_holds_as_much_as_it_may(tmp_path: Path) -> None:
     for name in ("g", "h", "g", "i"):
         reader.snapshot(name)
     assert list(reader.snapshots) == ["g", "i"]
-    with pytest.raises(UnavailableError, match="takes 480 bytes of memory, more than 100"):
-        reader_of(tmp_path / "g", most_bytes=100).snapshot("g")
+    # 6 numbers a sample; of the matcher 3 to multiply, and 6.
+    for kind, size in (("cosine", 480), ("matcher", 720), ("distance", 640)):
+        with pytest.raises(UnavailableError, match=f"takes {size} bytes of memory, more than 100"):
+            reader_of(tmp_path / "g", 100, kind).snapshot("g")
+    store.close()
+
+
+def test_another_models_gallery_is_neither_read_nor_held(tmp_path: Path) -> None:
+    store, reader = filled(tmp_path / "g", people(20), vectors(20)), reader_of(tmp_path / "g")
+    held = reader.snapshot("g").rough
+    store.delete("g")
+    store.create("g", Binding("m", "other", "p", (5,)))
+    reader.forget()
+    assert not reader.snapshots
+    with pytest.raises(ConflictError, match="weights other, not f"):
+        reader.snapshot("g")
+    with pytest.raises(ConflictError, match="weights other, not f"):
+        Snapshot(model_of(Cosine())).refresh(store, "g")
+    assert held.count == 20
     store.close()
 
 
@@ -341,7 +424,8 @@ def test_another_gallery_of_a_name_is_read_anew(tmp_path: Path) -> None:
     store.create("g", Binding("m", "f", "p", SHAPE))
     store.enrol("g", people(20, 1), vectors(20, 1), "f", "p")
     snapshot = reader.snapshot("g")
-    torch.testing.assert_close(snapshot.embeddings.view(), torch.from_numpy(vectors(20, 1)))
+    fresh = torch.from_numpy(vectors(20, 1))
+    torch.testing.assert_close(snapshot.rough.view(), Cosine().rough(fresh, queries=False))
     assert [snapshot.sample(i) for i in range(20)] == people(20, 1)
     store.close()
 
