@@ -134,7 +134,8 @@ def test_nodes_that_share_no_folder_finish_a_study(
     folder = brought(store_server, "apart", tmp_path / "back", monkeypatch)
     for seed in (1, 2):
         run = folder / "final" / f"seed-{seed}"
-        assert load_trained(run).fingerprint in (run / "ranking.json").read_text()
+        found = load_trained(run, trusted="tests.tune.faulty:Slow").fingerprint
+        assert found in (run / "ranking.json").read_text()
         assert f"learnt from all sources: final/seed-{seed}" in running.said
 
 
