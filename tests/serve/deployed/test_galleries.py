@@ -57,34 +57,35 @@ def test_many_enrol_and_search_at_once_and_each_finds_what_it_enrolled(
 def test_a_purge_reaches_every_process_and_leaves_nothing_in_files_or_logs(
     client: httpx.Client, folder: Path
 ) -> None:
+    # Pictures that no other gallery has: their embeddings would rightly be found there.
     secret = "Leonora-Exampleton"
     ok(client.post("/v1/galleries", json={"name": "watched"}))
-    enrol(client, "watched", 0, 1)
-    enrol(client, "watched", 2, 3, who=secret)
-    person = f"/v1/galleries/watched/identities/{secret} 2"
+    enrol(client, "watched", 50, 51)
+    enrol(client, "watched", 52, 53, who=secret)
+    person = f"/v1/galleries/watched/identities/{secret} 52"
     # Names pass through paths, refusals and retries: none of that is to be written down.
     ok(client.get(person))
-    client.patch(person, json={"name": f"{secret} 3"})
+    client.patch(person, json={"name": f"{secret} 53"})
     client.get(f"/v1/galleries/watched/identities/{secret} none")
     client.post(
         "/v1/galleries/watched/samples",
-        json={"images": images(9), "identities": [secret], "ids": [f"{secret}-2"]},
+        json={"images": images(59), "identities": [secret], "ids": [f"{secret}-52"]},
     )
     for model in MODELS:
-        assert f"{secret}-2" in found(client, "watched", 2, model)[1]
-    rows = ok(client.post("/v1/embed", json={"images": images(2, 3)}))["embeddings"]
+        assert f"{secret}-52" in found(client, "watched", 52, model)[1]
+    rows = ok(client.post("/v1/embed", json={"images": images(52, 53)}))["embeddings"]
     gone = np.stack([np.frombuffer(base64.b64decode(row["data"]), "<f4") for row in rows])
     assert quick_traces(folder, gone, ())
     receipt = ok(
         client.post(
             "/v1/galleries/watched/purge",
-            json={"identities": [f"{secret} 2"], "samples": [f"{secret}-3"]},
+            json={"identities": [f"{secret} 52"], "samples": [f"{secret}-53"]},
         )
     )
     assert (receipt["samples"], receipt["replicas"]) == (2, 2)
     for model in MODELS:
-        snapshot, samples = found(client, "watched", 2, model)
-        assert (snapshot, samples) == (receipt["version"], {"person-0", "person-1"})
+        snapshot, samples = found(client, "watched", 52, model)
+        assert (snapshot, samples) == (receipt["version"], {"person-50", "person-51"})
     assert quick_traces(folder, gone, {secret}) == []
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     logs = session / "logs"

@@ -75,11 +75,20 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_leaves(
     wanted = expected(other, [picture(0), picture(1)], [(0, 1)])
     np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)
     assert answer.json()["model"] == "spare"
-    answered = time.monotonic()
-    while client.get("/v1/models").json()["models"][2]["loaded"]:
-        assert time.monotonic() < answered + 120, "it stays though nobody asks"
-        time.sleep(1)
-    log.warning("it left after %.0f s", time.monotonic() - answered)
+    await_loaded(client, "spare", loaded=True)
+    await_loaded(client, "spare", loaded=False)
+
+
+def await_loaded(client: httpx.Client, name: str, *, loaded: bool) -> None:
+    """Wait until the service tells of a model that it is loaded, or no longer."""
+    started = time.monotonic()
+    while True:
+        models = {one["name"]: one for one in client.get("/v1/models").json()["models"]}
+        if models[name]["loaded"] == loaded:
+            break
+        assert time.monotonic() < started + 120, models[name]
+        time.sleep(0.5)
+    log.warning("%s: loaded=%s after %.0f s", name, loaded, time.monotonic() - started)
 
 
 @pytest.mark.slow
@@ -88,6 +97,7 @@ def test_a_folder_that_is_gone_is_told_when_a_replica_starts(
     client: httpx.Client, other_run: Path
 ) -> None:
     body = in_json([picture(0), picture(1)], [[0, 1]])
+    await_loaded(client, "spare", loaded=False)
     (other_run / "best").rename(other_run / "gone")
     try:
         assert client.post(PATH, json=body).status_code == 200
