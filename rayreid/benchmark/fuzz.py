@@ -19,7 +19,7 @@ from rayreid.benchmark.hostile import attackers
 from rayreid.benchmark.load import Load, closed_loop, post
 from rayreid.benchmark.processes import serving
 from rayreid.benchmark.requests import form
-from rayreid.benchmark.soak import SETTLED, slope
+from rayreid.benchmark.soak import MEMORY, SETTLED, named, slope
 from rayreid.report import table
 from rayreid.run import commit
 from rayreid.settings import FailureError
@@ -35,7 +35,7 @@ def image_requests(first: int, count: int) -> list[bytes]:
     return [post("/v1/embed", *form([data], {})) for data in islice(mutated(first), count)]
 
 
-def portions(port: int, seconds: float) -> Iterator[tuple[Load, int]]:
+def portions(port: int, seconds: float) -> Iterator[tuple[Load, dict[str, int]]]:
     """Try portions of damaged images until time is up; yield what came, and the memory after."""
     begun, first = time.monotonic(), 0
     with attackers() as processes:
@@ -43,7 +43,7 @@ def portions(port: int, seconds: float) -> Iterator[tuple[Load, int]]:
         while time.monotonic() - begun < seconds:
             load = processes.submit(once, port, first, PORTION).result()
             first += PORTION
-            yield load, sum(one.resident for one in serving())
+            yield load, {named(one): one.resident for one in serving()}
 
 
 def once(port: int, first: int, count: int) -> Load:
@@ -75,6 +75,8 @@ def by_schema(url: str, seconds: int, folder: Path) -> tuple[dict[str, int], str
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if not report.exists():
         raise FailureError(f"schemathesis did not run: {(answer.stderr or answer.stdout)[-500:]}")
+    if "Schema Error" in answer.stdout:
+        raise FailureError(f"schemathesis could not try all of it: {answer.stdout[-1500:]}")
     return _statuses(report), answer.stdout[-4000:]
 
 
@@ -106,11 +108,11 @@ class Fuzzed:
     """Answers to images, by status."""
     schema: dict[str, int]
     """Answers to schemathesis, by status."""
-    growth: tuple[float, float]
-    """Bytes a second under images once settled, and half of the 95 % interval; NaN where too few
-    samples were taken."""
-    resident: int
-    """Bytes of all processes in the end."""
+    growth: dict[str, tuple[float, float]]
+    """Bytes a second of each process under images once settled, and half of the 95 % interval; none
+    where too few samples were taken."""
+    resident: dict[str, int]
+    """Bytes of each process in the end."""
 
 
 def fuzzed(on: Bench, tell: Tell, seconds: float, folder: Path) -> Fuzzed:
@@ -119,24 +121,28 @@ def fuzzed(on: Bench, tell: Tell, seconds: float, folder: Path) -> Fuzzed:
     Raises `FailureError` where a process of the service died. Reports go to ``folder``.
     """
     counts: dict[str, int] = {}
-    moments, held = [], []
+    moments: list[float] = []
+    held: dict[str, list[int]] = {}
     pids = {one.pid for one in serving()}
     begun = time.monotonic()
     for load, memory in portions(on.port, seconds / 2):
         for status, count in load.counts().items():
             counts[status] = counts.get(status, 0) + count
         moments.append(time.monotonic() - begun)
-        held.append(memory)
-        tell(f"{sum(counts.values())} images: {counts}, {memory / 2**20:.0f} MiB")
+        for name, resident in memory.items():
+            held.setdefault(name, []).append(resident)
+        tell(f"{sum(counts.values())} images: {counts}, {sum(memory.values()) / 2**20:.0f} MiB")
     statuses, told = by_schema(f"http://127.0.0.1:{on.port}", round(seconds / 2), folder)
     tell(told)
     if {one.pid for one in serving()} != pids:
         raise FailureError("a process of the service died; Ray's logs tell which, and why")
-    late = slice(int(len(held) * SETTLED), None)
-    few = len(held[late]) < 4
-    nan = float("nan")
-    growth = (nan, nan) if few else slope(np.array(moments[late]), np.array(held[late]))
-    return Fuzzed(counts, statuses, growth, sum(one.resident for one in serving()))
+    late = slice(int(len(moments) * SETTLED), None)
+    growth = {
+        name: slope(np.array(moments[late]), np.array(values[late]))
+        for name, values in held.items()
+        if len(moments[late]) >= 4
+    }
+    return Fuzzed(counts, statuses, growth, {named(one): one.resident for one in serving()})
 
 
 def fuzz(to: Path, tell: Tell, *, seconds: float = 120.0, port: int = 8768) -> str:
@@ -149,15 +155,23 @@ def fuzz(to: Path, tell: Tell, *, seconds: float = 120.0, port: int = 8768) -> s
     names = sorted({*found.images, *found.schema})
     rows = [(name, found.images.get(name, 0), found.schema.get(name, 0)) for name in names]
     rows.append(("all", sum(found.images.values()), sum(found.schema.values())))
-    growth, half = (60 * one / 2**20 for one in found.growth)
+    memory = [
+        (
+            name.rpartition(" ")[0],
+            f"{found.resident[name] / 2**20:.0f}",
+            f"{growth * 60 / 1024:+.0f}",
+            f"{half * 60 / 1024:.0f}",
+        )
+        for name, (growth, half) in found.growth.items()
+    ]
     page = (
         f"# Fuzzing\n\n`rayreid benchmark fuzz`: {machine()}; commit {commit()}. Damaged images "
         f"(bits flipped, numbers overwritten, cut, spliced, appended to, noise; and bombs) for "
         f"{seconds / 2:g} s, each in a request of its own; then schemathesis on the served "
-        f"/openapi.json, galleries included. No process of the service died. Memory of all of them "
-        f"grew by {growth:+.1f} +- {half:.1f} MiB a minute under images, after the first "
-        f"{SETTLED:.0%}, and was {found.resident / 2**20:.0f} MiB in the end.\n\n"
+        f"/openapi.json, galleries included. No process of the service died.\n\n"
         + table(("status", "damaged images", "schemathesis"), rows)
+        + f"\n\nMemory in the end, and its growth under images after the first {SETTLED:.0%}.\n\n"
+        + table(MEMORY, memory)
     )
     to.mkdir(parents=True, exist_ok=True)
     (to / "fuzz.md").write_text(page + "\n")
