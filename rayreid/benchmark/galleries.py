@@ -1,4 +1,4 @@
-"""Which store keeps galleries: SQLite beside LanceDB, and what a search of it costs.
+"""Which store keeps galleries: SQLite beside LanceDB.
 
 LanceDB is measured where it is installed (``pip install lancedb``); it is no dependency.
 """
@@ -14,24 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 
-from rayreid.batch import Batch
 from rayreid.benchmark.data import machine
-from rayreid.benchmark.gallery_stores import STORES, Kept, Sqlite
-from rayreid.method import Method
+from rayreid.benchmark.gallery_searches import AT_ONCE, SHORTLIST, searches
+from rayreid.benchmark.gallery_stores import SHAPES, STORES, Kept, rows
 from rayreid.report import table
 from rayreid.run import commit
-from rayreid.serve.galleries.search import search
-from rayreid.serve.galleries.snapshot import Filters, Snapshot
 
-SHAPES: Mapping[str, tuple[int, ...]] = {"vectors": (512,), "maps": (1, 64, 192)}
-"""Embeddings of 2 KiB, and of 48 KiB."""
 BATCH = 256
 """Samples of a batched enrolment."""
 
@@ -40,18 +34,22 @@ def galleries(
     to: Path,
     tell: Callable[[str], None],
     *,
-    vectors: int = 100_000,
-    maps: int = 5_000,
-    kills: int = 5,
+    vectors: int = 50_000,
+    maps: int = 2_000,
+    kills: int = 2,
+    searched: int = 100_000,
+    stores: Sequence[str] = tuple(STORES),
 ) -> str:
-    """Measure the stores; return a page with the tables.
+    """Measure the stores, and searches of ``searched`` vectors and a tenth as many maps.
 
-    The figures go to ``to/galleries.json``.
+    Return a page with the tables, which goes to ``to/galleries.md``, its figures beside it.
     """
+    others = os.getloadavg()[0]
     found: dict[str, object] = {"machine": machine(), "commit": commit(), "vectors": vectors,
-                                "maps": maps, "kills": kills}  # fmt: skip
+                                "maps": maps, "kills": kills, "searched": searched,
+                                "others_on_the_machine": round(others, 1)}  # fmt: skip
     columns: dict[str, dict[str, str]] = {}
-    for name in STORES:
+    for name in stores:
         if name == "LanceDB" and importlib.util.find_spec("lancedb") is None:
             tell("LanceDB is not installed; pip install lancedb measures it too")
             continue
@@ -59,88 +57,45 @@ def galleries(
         for kind, count in (("vectors", vectors), ("maps", maps)):
             with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
                 column |= _measured(name, Path(folder), kind, count)
-            tell(f"{name}, {kind}: " + ", ".join(f"{k} {v}" for k, v in column.items()))
+            tell(f"{name}: {count:,} {kind} were measured")
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             column |= _killed(name, Path(folder), kills)
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             column |= _synced(name, Path(folder))
         column |= _weight(name)
         columns[name] = column
-        tell(f"{name}: " + ", ".join(f"{k} {v}" for k, v in column.items()))
     found["stores"] = columns
-    rows = [
+    compared = [
         (what, *(column.get(what, "") for column in columns.values()))
         for what in next(iter(columns.values()))
     ]
-    searches = _searches(vectors, maps)
-    found["searches"] = searches
+    found["searches"] = took = searches(searched, searched // 10)
     to.mkdir(parents=True, exist_ok=True)
     (to / "galleries.json").write_text(json.dumps(found, indent=1) + "\n")
-    return (
-        f"{machine()}; {torch.get_num_threads()} threads. {vectors:,} embeddings of 512 numbers "
-        f"(2 KiB) and {maps:,} maps (48 KiB), in batches of {BATCH}.\n\n"
-        + table(("stores", *columns), rows)
-        + "\n\n"
-        + table(("search of a snapshot", "samples", "milliseconds a query"), searches)
+    told = (
+        f"{machine()}; {others:.1f} others on the machine at the start. {vectors:,} embeddings of "
+        f"512 numbers (2 KiB) and {maps:,} maps (48 KiB), in batches of {BATCH}.\n\n"
+        + table(("stores", *columns), compared)
+        + f"\n\nSearches of a snapshot by one thread, of random embeddings by untrained models; "
+        f"GMN and QAConv score the {SHORTLIST} first of their cheap score exactly.\n\n"
+        + table(("search", "samples", "MiB held", *(f"ms for {n} together" for n in AT_ONCE)), took)
     )
-
-
-def _searches(vectors: int, maps: int) -> list[tuple[str, str, str]]:
-    """Time searches of a snapshot with the cosine, one query and sixteen at a time."""
-    found = []
-    for kind, count in (("vectors", vectors), ("maps", maps)):
-        snapshot = Snapshot(torch.device("cpu"))
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            kept = Sqlite(Path(folder), SHAPES[kind])
-            for start in range(0, count, BATCH):
-                kept.add(start, _rows(kind, min(BATCH, count - start), start))
-            snapshot.refresh(kept.store, "g")
-            kept.close()
-        for at_once in (1, 16):
-            queries = [torch.from_numpy(_rows(kind, 1, n)) for n in range(at_once)]
-
-            one = functools.partial(
-                search, _Cosine(), snapshot, queries, Filters(),
-                top_k=10, shortlist=200, fusion="mean",
-            )  # fmt: skip
-            one()
-            taken = median(_seconds(one) for _ in range(7))
-            label = f"{kind}, {at_once} at a time"
-            found.append((label, f"{count:,}", f"{1000 * taken / at_once:.1f}"))
-    return found
-
-
-class _Cosine(Method):
-    """Scores embeddings, and makes none."""
-
-    def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what is given."""
-        return images
-
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Learn nothing."""
-        raise NotImplementedError(batch)
-
-
-def _rows(kind: str, count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, *SHAPES[kind]), np.float32)
+    (to / "galleries.md").write_text(told + "\n")
+    return told
 
 
 def _measured(name: str, folder: Path, kind: str, count: int) -> dict[str, str]:
     kept: Kept = STORES[name](folder, SHAPES[kind])
     single = []
     for number in range(50):
-        row = _rows(kind, 1, number)
+        row = rows(kind, 1, number)
         single.append(_seconds(functools.partial(kept.add, count + number, row)))
-    marked = _rows(kind, 1, 10**6)
+    marked = rows(kind, 1, 10**6)
     kept.add(count + 999, marked)
     seconds = 0.0
     for start in range(0, count, BATCH):
-        rows = _rows(kind, min(BATCH, count - start), start)
-        seconds += _seconds(functools.partial(kept.add, start, rows))
+        some = rows(kind, min(BATCH, count - start), start)
+        seconds += _seconds(functools.partial(kept.add, start, some))
     size = _size(folder)
     load = _seconds(kept.load)
     filtered = median(_seconds(kept.filtered) for _ in range(5))
@@ -184,7 +139,9 @@ def _child(name: str, folder: Path, *before: str) -> subprocess.Popen[str]:
         " for n in range(int(sys.argv[3]), int(sys.argv[3]) + int(sys.argv[4]))]"
     )
     arguments = [*before, sys.executable, "-c", code, name, str(folder)]
-    return subprocess.Popen([*arguments, "0", "2000"], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*arguments, "0", "2000"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def _killed(name: str, folder: Path, kills: int) -> dict[str, str]:
@@ -224,7 +181,9 @@ def _synced(name: str, folder: Path) -> dict[str, str]:
         for _ in range(20):
             writer.stdout.readline()
         after = log.read_text().count("sync(")
-        os.kill(writer.pid, signal.SIGKILL)
+        # Both: a writer whose tracer is gone goes on.
+        os.killpg(writer.pid, signal.SIGKILL)
+        writer.stdout.read()
     return {what: f"{(after - before) / 20:.1f}"}
 
 

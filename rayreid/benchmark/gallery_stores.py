@@ -6,12 +6,23 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from rayreid.batch import Batch
+from rayreid.method import Method
 from rayreid.serve.galleries.records import Binding, GalleryLimits, Removal, Sample
+from rayreid.serve.galleries.snapshot import Model, Snapshot
 from rayreid.serve.galleries.sqlite import SqliteStore
 
+SHAPES: Mapping[str, tuple[int, ...]] = {"vectors": (512,), "maps": (1, 64, 192)}
+"""Embeddings of 2 KiB, and of 48 KiB."""
 PEOPLE = 1000
 """Identities of the samples, by their numbers' remainders."""
+
+
+def rows(kind: str, count: int, seed: int) -> np.ndarray:
+    """Return random embeddings of a kind of `SHAPES`."""
+    return np.random.default_rng(seed).standard_normal((count, *SHAPES[kind]), np.float32)
 
 
 class Kept(ABC):
@@ -65,13 +76,9 @@ class Sqlite(Kept):
 
     def load(self) -> np.ndarray:
         """Return all embeddings, each with its checksum looked at, as a snapshot is loaded."""
-        import torch
-
-        from rayreid.serve.galleries.snapshot import Snapshot
-
-        snapshot = Snapshot(torch.device("cpu"))
+        snapshot = Snapshot(Model(Cosine(), torch.device("cpu"), "f", "p"))
         snapshot.refresh(self.store, "g")
-        found: np.ndarray = snapshot.embeddings.view().numpy()
+        found: np.ndarray = snapshot.rough.view().numpy()
         return found
 
     def numbers(self) -> set[int]:
@@ -93,6 +100,21 @@ class Sqlite(Kept):
     def close(self) -> None:
         """Let go of it."""
         self.store.close()
+
+
+class Cosine(Method):
+    """Scores embeddings, and makes none."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what is given."""
+        return images
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Learn nothing."""
+        raise NotImplementedError(batch)
 
 
 class Lance(Kept):

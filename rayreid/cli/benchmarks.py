@@ -134,20 +134,22 @@ def scaling_benchmark(trunk: str, rounds: int, to: Path) -> None:
 
 
 @benchmark.command("galleries")
-@click.option("--vectors", type=click.IntRange(100), default=100_000, show_default=True,
+@click.option("--vectors", type=click.IntRange(100), default=50_000, show_default=True,
               help="Embeddings of 2 KiB to enrol.")  # fmt: skip
-@click.option("--maps", type=click.IntRange(100), default=5_000, show_default=True,
+@click.option("--maps", type=click.IntRange(100), default=2_000, show_default=True,
               help="Embeddings of 48 KiB to enrol.")  # fmt: skip
-@click.option("--kills", type=click.IntRange(1, 100), default=5, show_default=True,
+@click.option("--kills", type=click.IntRange(1, 100), default=2, show_default=True,
               help="Times that a writer is killed at work.")  # fmt: skip
+@click.option("--searched", type=click.IntRange(100), default=100_000, show_default=True,
+              help="Vectors that are searched; maps a tenth as many.")  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), default=Path("results/galleries"),
               show_default=True, help="Folder for the figures.")  # fmt: skip
-def galleries_benchmark(vectors: int, maps: int, kills: int, to: Path) -> None:
+def galleries_benchmark(vectors: int, maps: int, kills: int, searched: int, to: Path) -> None:
     """Measure the store of galleries beside LanceDB: rates, size, kills, erasure, searches."""
     from rayreid.benchmark.galleries import galleries
 
     click.echo(galleries(to, lambda line: click.echo(line, err=True), vectors=vectors, maps=maps,
-                         kills=kills))  # fmt: skip
+                         kills=kills, searched=searched))  # fmt: skip
 
 
 @benchmark.command("methods")

@@ -41,9 +41,9 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
 
     A service that runs already is replaced: what it is asked meanwhile is answered by its old
     models or by the new ones. Raises `FileNotFoundError` or `ValueError` for a run that cannot be
-    served, an address that cannot be had, or a tokens file that others may read, before anything is
-    deployed; `FailureError` where the
-    service does not come up: one that ran before then goes on.
+    served, an address that cannot be had, a tokens file that others may read, or galleries in a
+    folder where a cluster has several machines, before anything is deployed; `FailureError` where
+    the service does not come up: one that ran before then goes on.
     """
     settings = settings.absolute()
     if settings.tokens:
@@ -51,6 +51,7 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
     if settings.audit:
         Audit(settings.audit)
     served = described(settings)
+    target = serve.RunTarget(application(settings, served), name=APPLICATION)
     host, port = settings.host, settings.port
     if serve.status().proxies:
         _refuse_elsewhere(host, port)
@@ -62,7 +63,6 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
         logging_config=QUIET,
     )
     replacing = APPLICATION in serve.status().applications
-    target = serve.RunTarget(application(settings, served), name=APPLICATION)
     deadline = time.monotonic() + timeout
     try:
         serve.run_many([target], wait_for_applications_running=False)

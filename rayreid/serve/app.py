@@ -10,6 +10,7 @@ from typing import Any
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
 # isort: split
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
@@ -17,6 +18,7 @@ from ray.serve.schema import LoggingConfig
 from rayreid.checkpoint import load_trained
 from rayreid.results import fetched
 from rayreid.serve.galleries.keeper import Keeper
+from rayreid.serve.galleries.opening import is_served
 from rayreid.serve.ingress import Ingress
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.models import Served, calibration_of, describe
@@ -49,7 +51,8 @@ _PROMPT = serve.deployment(
 def build(args: Mapping[str, Any]) -> Application:
     """Return the application of a service's settings as plain values, as Serve's files hold them.
 
-    Raises `ValueError` for settings that are misspelt or make no sense, and as `described`.
+    Raises `ValueError` for settings that are misspelt or make no sense, and as `described` and
+    `refuse_apart`.
     """
     settings = checked(ServiceSettings, args).absolute()
     return application(settings, described(settings))
@@ -74,8 +77,29 @@ def described(settings: ServiceSettings) -> dict[str, Served]:
     return found
 
 
+def refuse_apart(settings: ServiceSettings, machines: int) -> None:
+    """Raise `ValueError` for galleries in one machine's folder where replicas may be on others."""
+    galleries = settings.galleries
+    if galleries is not None and not is_served(galleries.store) and machines > 1:
+        raise ValueError(
+            f"the galleries' folder {galleries.store} is on one machine, and the cluster has "
+            f"{machines}; give galleries: postgresql://user@host/database, which all reach"
+        )
+
+
+def _machines() -> int:
+    """Return how many machines replicas may be put on, as far as is known now."""
+    if not ray.is_initialized():
+        return 1
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+
 def application(settings: ServiceSettings, served: Mapping[str, Served]) -> Application:
-    """Return the application: a deployment a model, and the HTTP side."""
+    """Return the application: a deployment a model, and the HTTP side.
+
+    Raises `ValueError` as `refuse_apart`.
+    """
+    refuse_apart(settings, _machines())
     sharing = sum(model.replicas for model in settings.models if not model.on_demand)
     models = {
         model.name: _matcher(model, settings).bind(

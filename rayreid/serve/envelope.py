@@ -62,6 +62,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "Too many requests of this token; Retry-After tells when.",
         500: "The service failed; its log tells why.",
         503: "No room or no replica now; Retry-After tells when.",
+        507: "The disk is full, or a limit of galleries reached; nothing was written.",
     }.items()
 }
 """For the routes' documentation."""

@@ -17,7 +17,7 @@ from rayreid.cli import cli
 from rayreid.client import Client
 from rayreid.data.storage import Storage, below
 from rayreid.ranking.calibration import Calibration
-from rayreid.serve.app import build, described
+from rayreid.serve.app import build, described, refuse_apart
 from rayreid.serve.deploying import check_serve_config, serve_config, write_serve_config
 from rayreid.serve.models import load
 from rayreid.serve.settings import load_service, service_of
@@ -83,6 +83,16 @@ def test_an_application_is_built_of_plain_values(run: Path) -> None:
         build({**args, "limits": {"image": 3}})
     with pytest.raises(FileNotFoundError, match="no trained run"):
         build({"models": [{"run": str(run.parent)}]})
+
+
+def test_a_folder_of_galleries_is_for_one_machine(tmp_path: Path) -> None:
+    kept = service_of([tmp_path / "a"], galleries=str(tmp_path / "kept"))
+    refuse_apart(kept, 1)
+    with pytest.raises(ValueError, match=f"folder {tmp_path}/kept is on one machine, .* has 3"):
+        refuse_apart(kept, 3)
+    refuse_apart(service_of([tmp_path / "a"]), 3)
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    refuse_apart(service_of([tmp_path / "a"], galleries="postgresql://u@h/d"), 3)
 
 
 def test_the_kuberay_file_is_checked_as_any_other() -> None:

@@ -42,8 +42,8 @@ class Galleries:
         self.ask, self.searchers, self.settings = ask, searchers, settings
 
     async def ready(self) -> None:
-        """Return when the store can be asked."""
-        await self._asked("names")
+        """Return when the store can be asked, or is at work on what it was asked."""
+        await self._asked("ready")
 
     async def names(self) -> list[str]:
         """Return the names of all galleries."""

@@ -35,12 +35,13 @@ VERBS: Final = frozenset(
         "merge",
         "names",
         "purge",
+        "ready",
         "remove",
         "rename",
         "samples",
     }
 )
-"""What a keeper does: methods of `rayreid.serve.galleries.store.Store`."""
+"""What a keeper does: methods of `rayreid.serve.galleries.store.Store`, and to say it is ready."""
 
 _STATUSES: Final[dict[type[GalleryError], int]] = {
     BrokenError: 500,
@@ -59,15 +60,23 @@ class Keeper:
         # One thread: what is asked is done in turn, and the event loop stays free.
         self.thread = ThreadPoolExecutor(1, "galleries")
         self.store = self.thread.submit(take_over, address, limits, TAKEOVER_S).result()
+        self.under_way = 0
 
     async def ask(self, verb: str, *arguments: object) -> object:
         """Return what the store does, or a `Refused`, not raised: logs are no place for names."""
         assert verb in VERBS, verb
+        if verb == "ready":
+            if self.under_way:
+                return None  # at work: a large purge takes long, and is no reason to be replaced
+            verb = "names"
         loop, method = asyncio.get_running_loop(), getattr(self.store, verb)
+        self.under_way += 1
         try:
             return await loop.run_in_executor(self.thread, method, *arguments)
         except GalleryError as error:
             return refused(error)
+        finally:
+            self.under_way -= 1
 
     def close(self) -> None:
         """Let go of the store."""

@@ -4,7 +4,7 @@ import json
 import math
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -45,6 +45,7 @@ class Model:
     device: torch.device
     fingerprint: str
     preprocessing: str
+    _widths: dict[tuple[int, ...], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def by_products(self) -> bool:
@@ -62,8 +63,10 @@ class Model:
 
     def widths(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return how many numbers of a sample are held: of its rough vector, of its embedding."""
-        (rough,) = self.rough(torch.zeros(1, *shape, device=self.device))
-        return len(rough), 0 if self.by_products else math.prod(shape)
+        if shape not in self._widths:
+            (rough,) = self.rough(torch.zeros(1, *shape, device=self.device))
+            self._widths[shape] = len(rough), 0 if self.by_products else math.prod(shape)
+        return self._widths[shape]
 
 
 class Snapshot:

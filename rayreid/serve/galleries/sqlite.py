@@ -20,6 +20,8 @@ from rayreid.serve.galleries.tables import Tables
 from rayreid.serve.galleries.traces import TEXT_BYTES, Sought
 
 SUFFIX = ".gallery"
+WRITER = "writer"
+"""The file whose lock says that a folder has a writer."""
 
 
 class SqliteStore(Store):
@@ -54,6 +56,12 @@ class SqliteStore(Store):
         path = self._path(name)
         if not path.exists():
             self._forget(path)
+            if not (self.folder / WRITER).exists():
+                # A cluster's machine that came after the start of the service.
+                raise UnavailableError(
+                    f"no galleries are kept in {self.folder} of this machine; on a cluster keep "
+                    "them in PostgreSQL"
+                )
             raise MissingError(f"there is no gallery {name!r}; create it first")
         return self._opened(path)
 
@@ -159,7 +167,7 @@ def _files(path: Path) -> list[Path]:
 
 def _locked(folder: Path) -> IO[bytes]:
     """Return the open file whose lock says that the folder has a writer."""
-    file = (folder / "writer").open("ab")
+    file = (folder / WRITER).open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -27,7 +27,7 @@ from rayreid.serve.galleries.records import (
     UnreadableError,
 )
 from rayreid.serve.galleries.sqlite import SqliteStore
-from tests.serve.galleries.test_search import Cosine, model_of
+from tests.serve.galleries.test_search import METHODS, model_of
 
 NAMES = st.sampled_from(["a", "b", "c", "Ä", "'"])
 IDS = st.sampled_from([f"s{i}" for i in range(8)])
@@ -42,7 +42,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = SqliteStore(self.folder, LIMITS, writable=True)
         self.store.create("g", Binding("m", "f", "p", (3,)))
-        self.reader = Reader(str(self.folder), LIMITS, model_of(Cosine()), 2**20)
+        self.reader = Reader(str(self.folder), LIMITS, model_of(METHODS["matcher"]), 2**20)
         self.model: dict[str, tuple[Sample, list[float]]] = {}
         self.count = 0
         self.version = 1
@@ -157,6 +157,8 @@ class Machine(RuleBasedStateMachine):
             for place, row in enumerate(snapshot.embeddings.view().tolist())
         }
         assert held == self.model
+        rough = METHODS["matcher"].rough(snapshot.embeddings.view(), queries=False)
+        assert snapshot.rough.view().tolist() == rough.tolist()
         assert set(snapshot.names.values()) == self.people()
         assert snapshot.gallery.version == self.version
 

@@ -18,6 +18,7 @@ from rayreid.serve.galleries.records import (
     GalleryLimits,
     Removal,
     Sample,
+    UnavailableError,
 )
 from rayreid.serve.galleries.sqlite import SqliteStore
 from tests.serve.galleries.conftest import LIMITS
@@ -199,3 +200,13 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         np.testing.assert_array_equal(rows[:, 0], acknowledged)
         store.close()
     assert len(acknowledged) > 100
+
+
+def test_a_machine_without_the_folder_says_so_and_not_that_nobody_is_enrolled(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path / "here").close()
+    reader = SqliteStore(tmp_path / "elsewhere", LIMITS, writable=False)
+    with pytest.raises(UnavailableError, match=r"no galleries are kept in .*elsewhere"):
+        reader.gallery("hall")
+    assert not (tmp_path / "elsewhere").exists()
