@@ -58,7 +58,8 @@ class JobClient(JobSubmissionClient):
                     "copy its token into ~/.ray/auth_token, mode 0600, or name its file as "
                     "token_file of the cluster"
                 )
-        headers = {"Authorization": f"Bearer {self.token.secret}"} if self.token else None
+        # An empty one keeps Ray from adding the token at hand, where the environment turns them on.
+        headers = {"Authorization": f"Bearer {self.token.secret}" if self.token else ""}
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         with _only_this_address():
             super().__init__(cluster.address, headers=headers)
@@ -108,6 +109,8 @@ class JobClient(JobSubmissionClient):
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         """Ask the cluster, as all of Ray's methods do; a failure is a sentence."""
         where = self.cluster.address
+        if self.token is None:
+            self._headers.pop("Authorization", None)
         try:
             answer = super()._do_request(
                 method, endpoint, timeout=(CONNECT_SECONDS, SILENT_SECONDS),

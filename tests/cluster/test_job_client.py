@@ -106,7 +106,11 @@ def test_a_newer_ray_is_used(token_file: str) -> None:
     assert ("/api/version", "Bearer hush") in heard
 
 
-def test_no_token_is_sent_to_who_does_not_ask_or_where_there_is_none(token_file: str) -> None:
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_no_token_is_sent_to_who_does_not_ask_or_where_there_is_none(
+    token_file: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
     disabled = {"/api/authentication_mode": (200, {"authentication_mode": "disabled"})}
     with answering({**ray("2.60.0"), **disabled}) as (address, heard):
         cluster = Cluster(address=address, token_file=token_file)
