@@ -43,6 +43,8 @@ shared=$SLURM_SUBMIT_DIR/.rayreid-$SLURM_JOB_ID
 mkdir -p "$shared"
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$shared/token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$shared/token RAY_USAGE_STATS_ENABLED=0
+# Nodes are told to end when the command has: there is nothing to wait for, and Slurm waits for 30 s.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 nodes=()
 # shellcheck disable=SC2329  # the trap calls it

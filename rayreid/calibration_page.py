@@ -64,8 +64,8 @@ def page(calibration: Calibration) -> str:
     )
 
 
-PAIR_HEADER = ("false accept rate", "threshold", "95 %", "rate, 95 % by pairs", "by people",
-               "true accept rate", "by people")  # fmt: skip
+PAIR_HEADER = ("false accept rate", "threshold", "threshold, 95 %", "rate, 95 % by pairs",
+               "by people", "true accept rate", "by people")  # fmt: skip
 BOTH_NOTE = (
     "The method's score changes when query and gallery change places: each pair was scored both "
     "ways, and both scores count."
@@ -82,7 +82,7 @@ def pair_rows(calibration: Calibration) -> list[tuple[str, ...]]:
     rows = []
     for one in calibration.pairs:
         if isinstance(one, NotEnough):
-            rows.append((f"{one.rate:g}", f"not enough ({one.needed:,})", *[""] * 5))
+            rows.append((f"{one.rate:g}", "too few pairs", *[""] * 5))
             continue
         rows.append(
             (

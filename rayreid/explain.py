@@ -139,6 +139,8 @@ def picture(explained: Explained, first: Pixels, second: Pixels) -> Image.Image:
         )
         strength = match.adds / strongest
         colour = (*FOR.tolist(), round(110 + 145 * strength))
+        # White beneath, so that a line is seen on any crop.
+        pen.line(ends, fill=(255, 255, 255, 170), width=3 + round(2 * strength))
         pen.line(ends, fill=colour, width=1 + round(2 * strength))
         for x, y in ends:
             pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour, outline="white")

@@ -31,6 +31,7 @@ from rayreid.states import METRICS, Row, keep_state, newest_whole, rows_of, told
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.json"
+STATES = "states"
 PACKAGES = ("rayreid", "torch", "timm", "numpy", "pillow", "ray", "optuna")
 """Packages whose versions are recorded with a result."""
 
@@ -143,7 +144,7 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
     if run.finished:
         return
     run.experiment.refuse_unless_adapting(bool(run.experiment.target))
-    states = run.folder / "states"
+    states = run.folder / STATES
     last = newest_whole(states)
     if last:
         run.recall(rows_of(last))

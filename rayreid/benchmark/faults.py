@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.hostile import Hostile, attacked, attackers
-from rayreid.benchmark.load import Load, arrivals, open_loop
+from rayreid.benchmark.load import REFUSED, Load, arrivals, closed_loop, elsewhere, open_loop
 from rayreid.benchmark.processes import Process, proxy, replicas, serving
 from rayreid.benchmark.requests import drawn_crops, requests
 from rayreid.benchmark.serving import untrained
@@ -22,6 +22,7 @@ from rayreid.checkpoint import load_trained
 from rayreid.guard.door import SETTINGS
 from rayreid.report import table
 from rayreid.run import commit
+from rayreid.settings import FailureError
 
 GONE_S = 15.0
 """How long the model's folder is gone."""
@@ -29,6 +30,8 @@ RATE = 8.0
 """Requests a second while something breaks: well below what two cores answer."""
 QUIET_S = 4.0
 """How long all is well before something breaks."""
+WELL_S = 60.0
+"""How long it may take beyond the load until all is well again."""
 DOOR: dict[str, float] = {"header_seconds": 3, "body_seconds": 6, "answer_seconds": 6}
 """How patient the door is here: a few times less than by default, so that minutes show it."""
 
@@ -47,8 +50,9 @@ class Fault:
     measured: dict[str, float] = field(default_factory=dict)
 
     def lost(self) -> int:
-        """Return the requests that were neither answered nor told to come back."""
-        told = (self.load.status == 200) | ((self.load.status == 503) & (self.load.told == 1))
+        """Return the requests that were taken, and neither answered nor told to come back."""
+        status = self.load.status
+        told = (status == 200) | (status == REFUSED) | ((status == 503) & (self.load.told == 1))
         return int((~told).sum())
 
     def recovery(self) -> float:
@@ -62,13 +66,15 @@ class Fault:
         _, _, p99 = self.load.percentiles()
         return (
             self.name, str(len(self.load.due)), str(counts.get("200", 0)),
-            str(counts.get("503", 0)), str(self.lost()), f"{self.recovery():.1f}",
+            str(counts.get("503", 0)), str(counts.get("not connected", 0)), str(self.lost()),
+            f"{self.recovery():.1f}",
             f"{1000 * p99:.0f}", "; ".join(self.notes),
         )  # fmt: skip
 
 
-HEADER = ("fault", "asked", "answered", "told to come back (503)", "lost", "seconds until all are "
-          "answered again", "p99 of the answered, ms", "what else was seen")  # fmt: skip
+HEADER = ("fault", "asked", "answered", "told to come back (503)", "not connected", "lost",
+          "seconds until all are answered again", "p99 of the answered, ms",
+          "what else was seen")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,25 @@ class Bench:
             yield load
 
     def fault(
-        self, name: str, break_it: Callable[[], tuple[str, ...]], seconds: float = 25.0
+        self, name: str, break_it: Callable[[], tuple[str, ...]], seconds: float = 40.0
     ) -> Fault:
-        """Break something under load."""
+        """Break something under load; raises `FailureError` where it never is well again."""
         with self.under_load(seconds) as future:
             broke = time.time()
             notes = break_it()
             load = future.result()
+        self.await_well()
         return Fault(name, load, broke - load.begun, notes)
+
+    def await_well(self) -> None:
+        """Wait until a request is answered: what breaks next should break something whole."""
+        deadline = time.monotonic() + WELL_S
+        while set(elsewhere(closed_loop, self.port, self.asked, 1, 60.0, 1).counts()) != {"200"}:
+            if time.monotonic() > deadline:
+                raise FailureError(
+                    f"the service does not answer {WELL_S:g} s after; its logs are Ray's"
+                )
+            time.sleep(1)
 
 
 @contextmanager
@@ -225,9 +242,9 @@ def faults(to: Path, tell: Tell, *, port: int = 8766) -> str:
     page = (
         f"# Faults\n\n`rayreid benchmark faults`: {machine()}; commit {commit()}. A small model; "
         f"{RATE:g} requests a second of 4 images arrive at random times from another process, and "
-        f"after {QUIET_S:g} s something breaks. Lost is what was neither answered nor told to come "
-        f"back. The door is less patient than by default: {DOOR}.\n\n"
-        + table(HEADER, [fault.row() for fault in rows])
+        f"after {QUIET_S:g} s something breaks. Lost is what was taken, and neither answered nor "
+        f"told to come back; not connected is what nobody listened to. The door is less patient "
+        f"than by default: {DOOR}.\n\n" + table(HEADER, [fault.row() for fault in rows])
     )
     to.mkdir(parents=True, exist_ok=True)
     (to / "faults.md").write_text(page + "\n")

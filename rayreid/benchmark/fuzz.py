@@ -6,23 +6,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from rayreid.benchmark.data import machine
-from rayreid.benchmark.faults import bench
+from rayreid.benchmark.faults import Bench, bench
 from rayreid.benchmark.fuzzing import bombs, mutated
-from rayreid.benchmark.load import Load, closed_loop, elsewhere, post
+from rayreid.benchmark.hostile import attackers
+from rayreid.benchmark.load import Load, closed_loop, post
 from rayreid.benchmark.processes import serving
 from rayreid.benchmark.requests import form
-from rayreid.benchmark.soak import slope
+from rayreid.benchmark.soak import MEMORY, SETTLED, named, slope
 from rayreid.report import table
 from rayreid.run import commit
 from rayreid.settings import FailureError
 
-PORTION, CLIENTS = 4_000, 6
+PORTION, CLIENTS = 500, 6
 """Images that are tried a time, by how many clients at once."""
 
 Tell = Callable[[str], None]
@@ -36,10 +38,12 @@ def image_requests(first: int, count: int) -> list[bytes]:
 def portions(port: int, seconds: float) -> Iterator[tuple[Load, dict[str, int]]]:
     """Try portions of damaged images until time is up; yield what came, and the memory after."""
     begun, first = time.monotonic(), 0
-    while time.monotonic() - begun < seconds:
-        load = elsewhere(once, port, first, PORTION)
-        first += PORTION
-        yield load, {one.name.split(".")[0]: one.resident for one in serving()}
+    with attackers() as processes:
+        processes.submit(once, port, 10**6, PORTION).result()  # to warm up
+        while time.monotonic() - begun < seconds:
+            load = processes.submit(once, port, first, PORTION).result()
+            first += PORTION
+            yield load, {named(one): one.resident for one in serving()}
 
 
 def once(port: int, first: int, count: int) -> Load:
@@ -50,8 +54,10 @@ def once(port: int, first: int, count: int) -> Load:
     return closed_loop(port, asked, CLIENTS, 3600.0, len(asked))
 
 
-def by_schema(url: str, seconds: int, folder: Path) -> dict[str, object]:
-    """Let schemathesis try what the served OpenAPI allows, and what it does not; return its counts.
+def by_schema(url: str, seconds: int, folder: Path) -> tuple[dict[str, int], str]:
+    """Let schemathesis try what the served OpenAPI allows, and what it does not.
+
+    Return how many answers had which status, and the end of what it told.
 
     What counts is that no answer is a server's error (503 is a full house, and allowed) and that
     all of them are as documented. Raises `FileNotFoundError` where schemathesis is not installed.
@@ -67,7 +73,11 @@ def by_schema(url: str, seconds: int, folder: Path) -> dict[str, object]:
         "--report-ndjson-path", str(report), "--suppress-health-check", "all", "--warnings", "off",
     ]  # fmt: skip
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    return {"exit": answer.returncode, "statuses": _statuses(report), "told": answer.stdout[-4000:]}
+    if not report.exists():
+        raise FailureError(f"schemathesis did not run: {(answer.stderr or answer.stdout)[-500:]}")
+    if "Schema Error" in answer.stdout:
+        raise FailureError(f"schemathesis could not try all of it: {answer.stdout[-1500:]}")
+    return _statuses(report), answer.stdout[-4000:]
 
 
 def _statuses(report: Path) -> dict[str, int]:
@@ -90,44 +100,78 @@ def _statuses(report: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def fuzz(to: Path, tell: Tell, *, seconds: float = 120.0, port: int = 8768) -> str:
-    """Fuzz images, and then the interface, half of the time each; return a page.
+@dataclass(frozen=True)
+class Fuzzed:
+    """What came of damaged images, and of requests by the schema."""
 
-    Raises `FailureError` where a process of the service died. The page also goes to ``to``.
+    images: dict[str, int]
+    """Answers to images, by status."""
+    schema: dict[str, int]
+    """Answers to schemathesis, by status."""
+    growth: dict[str, tuple[float, float]]
+    """Bytes a second of each process under images once settled, and half of the 95 % interval; none
+    where too few samples were taken."""
+    resident: dict[str, int]
+    """Bytes of each process in the end."""
+
+
+def fuzzed(on: Bench, tell: Tell, seconds: float, folder: Path) -> Fuzzed:
+    """Fuzz images, and then the interface, half of the time each.
+
+    Raises `FailureError` where a process of the service died. Reports go to ``folder``.
     """
     counts: dict[str, int] = {}
-    moments, held = [], []
+    moments: list[float] = []
+    held: dict[str, list[int]] = {}
+    pids = {one.pid for one in serving()}
+    begun = time.monotonic()
+    for load, memory in portions(on.port, seconds / 2):
+        for status, count in load.counts().items():
+            counts[status] = counts.get(status, 0) + count
+        moments.append(time.monotonic() - begun)
+        for name, resident in memory.items():
+            held.setdefault(name, []).append(resident)
+        tell(f"{sum(counts.values())} images: {counts}, {sum(memory.values()) / 2**20:.0f} MiB")
+    statuses, told = by_schema(f"http://127.0.0.1:{on.port}", round(seconds / 2), folder)
+    tell(told)
+    if {one.pid for one in serving()} != pids:
+        raise FailureError("a process of the service died; Ray's logs tell which, and why")
+    late = slice(int(len(moments) * SETTLED), None)
+    growth = {
+        name: slope(np.array(moments[late]), np.array(values[late]))
+        for name, values in held.items()
+        if len(moments[late]) >= 4
+    }
+    return Fuzzed(counts, statuses, growth, {named(one): one.resident for one in serving()})
+
+
+def fuzz(to: Path, tell: Tell, *, seconds: float = 120.0, port: int = 8768) -> str:
+    """Fuzz a small model's service for so long; return a page, which also goes to ``to``.
+
+    Raises as `fuzzed`.
+    """
     with bench(port) as on, tempfile.TemporaryDirectory() as folder:
-        elsewhere(once, port, 10**6, 500)  # to warm up
-        pids = {one.pid for one in serving()}
-        begun = time.monotonic()
-        for load, memory in portions(port, seconds / 2):
-            for status, count in load.counts().items():
-                counts[status] = counts.get(status, 0) + count
-            moments.append(time.monotonic() - begun)
-            held.append(sum(memory.values()))
-            tell(f"{sum(counts.values())} images: {counts}, {held[-1] / 2**20:.0f} MiB")
-        found = by_schema(f"http://127.0.0.1:{on.port}", round(seconds / 2), Path(folder))
-        tell(str(found["told"]))
-        after = sum(one.resident for one in serving())
-        if {one.pid for one in serving()} != pids:
-            raise FailureError("a process of the service died; Ray's logs tell which, and why")
-    growth, half = (
-        slope(np.array(moments), np.array(held)) if len(held) > 2 else (float("nan"),) * 2
-    )
-    statuses = found["statuses"]
-    assert isinstance(statuses, dict)
-    names = sorted({*counts, *statuses})
-    rows = [(name, counts.get(name, 0), statuses.get(name, 0)) for name in names]
-    rows.append(("all", sum(counts.values()), sum(statuses.values())))
+        found = fuzzed(on, tell, seconds, Path(folder))
+    names = sorted({*found.images, *found.schema})
+    rows = [(name, found.images.get(name, 0), found.schema.get(name, 0)) for name in names]
+    rows.append(("all", sum(found.images.values()), sum(found.schema.values())))
+    memory = [
+        (
+            name.rpartition(" ")[0],
+            f"{found.resident[name] / 2**20:.0f}",
+            f"{growth * 60 / 1024:+.0f}",
+            f"{half * 60 / 1024:.0f}",
+        )
+        for name, (growth, half) in found.growth.items()
+    ]
     page = (
         f"# Fuzzing\n\n`rayreid benchmark fuzz`: {machine()}; commit {commit()}. Damaged images "
         f"(bits flipped, numbers overwritten, cut, spliced, appended to, noise; and bombs) for "
         f"{seconds / 2:g} s, each in a request of its own; then schemathesis on the served "
-        f"/openapi.json. No process of the service died. Memory of all of them grew by "
-        f"{growth * 60 / 2**20:+.1f} +- {half * 60 / 2**20:.1f} MiB a minute under images, and was "
-        f"{after / 2**20:.0f} MiB in the end.\n\n"
+        f"/openapi.json, galleries included. No process of the service died.\n\n"
         + table(("status", "damaged images", "schemathesis"), rows)
+        + f"\n\nMemory in the end, and its growth under images after the first {SETTLED:.0%}.\n\n"
+        + table(MEMORY, memory)
     )
     to.mkdir(parents=True, exist_ok=True)
     (to / "fuzz.md").write_text(page + "\n")

@@ -21,8 +21,8 @@ P = ParamSpec("P")
 
 HANG_S = 60.0
 """After so long without an answer a request hangs, and is counted as 0."""
-LOST = -1
-"""Counted where a connection ended without an answer."""
+LOST, REFUSED = -1, -2
+"""Counted where a connection ended without an answer, and where none came about."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -36,7 +36,7 @@ class Load:
     latency: Float64[np.ndarray, " n"]
     """Seconds from then to its answer."""
     status: Int64[np.ndarray, " n"]
-    """Status of its answer; 0 where it hung, `LOST` where the connection was lost."""
+    """Status of its answer; 0 where it hung, or `LOST`, or `REFUSED`."""
     told: Int64[np.ndarray, " n"]
     """1 where the answer said when to try again."""
     seconds: float
@@ -61,7 +61,7 @@ class Load:
 
     def counts(self) -> dict[str, int]:
         """Return how many answers had which status."""
-        names = {0: "hung", LOST: "lost"}
+        names = {0: "hung", LOST: "lost", REFUSED: "not connected"}
         values, counts = np.unique(self.status, return_counts=True)
         return {
             names.get(value, str(value)): count
@@ -147,16 +147,14 @@ class _Generator:
                 status, told = await self._answered(request)
         except TimeoutError:
             pass
+        except ConnectionRefusedError:
+            status = REFUSED
         except OSError:
             status = LOST
         self.noted.append((due, time.perf_counter() - due, status, told))
 
     async def _answered(self, request: bytes) -> tuple[int, int]:
-        if self.free:
-            connection = self.free.pop()
-        else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, "127.0.0.1", self.port)
+        connection = await self._connected()
         try:
             status, told, open = await connection.ask(request)
         except BaseException:
@@ -165,6 +163,14 @@ class _Generator:
         if open:
             self.free.append(connection)
         return status, told
+
+    async def _connected(self) -> "_Connection":
+        while self.free:
+            if not (connection := self.free.pop()).transport.is_closing():
+                return connection
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(_Connection, "127.0.0.1", self.port)
+        return connection
 
     def _load(self, start: float, cpu: float) -> Load:
         wall = time.perf_counter() - start

@@ -19,7 +19,7 @@ METHOD, EPOCHS, CORES, AT_A_TIME = "gmn", 5, 2, 4
 EVERY = 50
 """Trials between two rows."""
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 
 
 def scale(

@@ -27,6 +27,12 @@ from rayreid.run import commit
 LOADS = {"half": 0.5, "saturation": 1.0, "twice": 2.0}
 """Requests that arrive, as a share of those that could be answered."""
 
+LONGER = 2
+"""Times the seconds for which twice what can be answered arrives: the queue has to fill first."""
+
+FEW_PLACES: Mapping[str, int] = {"admitted": 16, "waiting": 8, "matching": 16}
+"""Limits of a service whose model is slow: what waits behind 24 requests waits for seconds."""
+
 SIZES: Mapping[str, Mapping[str, object]] = {
     "quickstart": {**SMALL, **OWN["gmn"]},
     "resnet50": {"trunk.name": "resnet50", "trunk.weights": "none", "sources": SMALL["sources"]},
@@ -92,10 +98,11 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         alone = processes.submit(direct, run, crops, sorted({1, cores}), seconds).result()
     tell(f"{run.name}: alone {alone}")
-    images = FEW if max(alone["from pixels"].values()) < SLOW else IMAGES
+    slow = max(alone["from pixels"].values()) < SLOW
+    images, limits = (FEW, FEW_PLACES) if slow else (IMAGES, {})
     asked = requests(crops, images)
     with session():
-        start(service_of([run], port=port))
+        start(service_of([run], port=port, limits=dict(limits)))
         try:
             elsewhere(closed_loop, port, asked, 2, seconds / 5)  # to warm up
             before = _seconds()
@@ -107,7 +114,7 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
             rates = {name: share * full.rate() for name, share in LOADS.items()}
             loads = {}
             for number, (name, rate) in enumerate(rates.items()):
-                due = arrivals(rate, seconds, number)
+                due = arrivals(rate, seconds * (LONGER if LOADS[name] > 1 else 1), number)
                 loads[name] = elsewhere(open_loop, port, asked, due)
                 tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
         finally:

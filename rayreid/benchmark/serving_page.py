@@ -10,7 +10,7 @@ import numpy as np
 
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.load import Load
-from rayreid.benchmark.requests import pairs_of
+from rayreid.benchmark.requests import FEW, pairs_of
 from rayreid.report import table
 from rayreid.run import commit
 
@@ -125,7 +125,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         f"model directly: batches of {BATCH}, in one thread or one a core, whichever is faster, in "
         f"a process that has the machine for itself. The service shares the {cores} cores with the "
         f"client that asks it: {CLIENTS} at a time, {seconds:g} s, the better of two tries. Before "
-        f"it began, {others:.1f} other processes wanted a core (load average).\n\n"
+        f"it began, {others:.1f} other processes wanted a core (load average): what they took was "
+        "taken from one figure more than from another.\n\n"
         + table(
             (
                 "model",
@@ -142,9 +143,10 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
             throughput,
         )
         + f"\n\nRequests that arrive at random times, whatever becomes of those before, for "
-        f"{seconds:g} s each; shares of the requests answered above. Latency counts from when a "
-        "request was to arrive; percentiles are those of what was answered 200. 503 came with "
-        "Retry-After.\n\n"
+        f"{seconds:g} s each, twice as long at twice the load; shares of the requests answered "
+        "above. Latency counts from when a request was to arrive; percentiles are those of what "
+        "was answered 200. Places are those that a service has by default (88), or 24 where a "
+        f"request has only {FEW} images. 503 came with Retry-After.\n\n"
         + table(
             (
                 "model",
@@ -178,9 +180,10 @@ def draw(measured: Sequence[Served], path: Path) -> None:
         bars.set_xlabel(f"images/s; the line is at {AIM:.0%}")
         bars.set_title(f"{one.name}, {one.height}x{one.width}")
         for name, load in one.loads.items():
-            latencies = np.sort(load.accepted())
+            latencies = load.accepted()
             if len(latencies):
-                curves.step(latencies, np.linspace(0, 1, len(latencies)), label=name)
+                shares = np.linspace(0, 1, 101)
+                curves.plot(np.quantile(latencies, shares), shares, label=name)
         curves.set_xscale("log")
         curves.set_xlabel("seconds to the answer")
         curves.set_ylabel("share of the answers 200")

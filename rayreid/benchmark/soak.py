@@ -12,12 +12,14 @@ from jaxtyping import Float64
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.faults import Bench, bench
 from rayreid.benchmark.load import Load
-from rayreid.benchmark.processes import serving
+from rayreid.benchmark.processes import Process, serving
 from rayreid.report import table
 from rayreid.run import commit
 
 SETTLED = 0.25
 """Share of the time after which memory should be steady: pools and caches are filled by then."""
+
+MEMORY = ("process", "MiB", "growth, KiB a minute", "+- (95 %)")
 
 Samples = Float64[np.ndarray, " n"]
 
@@ -41,6 +43,11 @@ class Soak:
         return slope(self.seconds[settled], self.memory[name][settled])
 
 
+def named(process: Process) -> str:
+    """Return what a process of the service is, and its number."""
+    return f"{process.name.split('::')[1].split('.')[0]} ({process.pid})"
+
+
 def slope(seconds: Samples, values: Samples) -> tuple[float, float]:
     """Return the slope of values over time, and half of its 95 % interval."""
     from scipy.stats import linregress, t
@@ -59,8 +66,7 @@ def soaked(on: Bench, seconds: float, rate: float, every: float = 1.0) -> Soak:
         while not future.done():
             times.append(time.monotonic() - begun)
             for one in serving():
-                name = f"{one.name.split('::')[1].split('.')[0]} ({one.pid})"
-                seen.setdefault(name, []).append(float(one.resident))
+                seen.setdefault(named(one), []).append(float(one.resident))
             time.sleep(every)
         load = future.result()
     whole = {name: np.array(values) for name, values in seen.items() if len(values) == len(times)}
@@ -90,7 +96,7 @@ def soak(
         f"# Soak\n\n`rayreid benchmark soak`: {machine()}; commit {commit()}. A small model, "
         f"{rate:g} requests a second of 4 images for {seconds:g} s; {result.load.counts()}. Growth "
         f"is of a line through a sample a second, after the first {SETTLED:.0%}.\n\n"
-        + table(("process", "MiB", "growth, KiB a minute", "+- (95 %)"), rows)
+        + table(MEMORY, rows)
     )
     to.mkdir(parents=True, exist_ok=True)
     (to / "soak.md").write_text(page + "\n")

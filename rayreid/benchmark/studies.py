@@ -24,7 +24,7 @@ from rayreid.study_report.record import Study, read_study
 from rayreid.tune import StudySettings, study
 
 FIGURES, WORK = "studies.json", "work"
-METHOD, TRIALS, CORES, GRACE = "gmn", 12, 2, 2
+METHOD, TRIALS, CORES = "gmn", 12, 2
 LENGTH: Mapping[str, object] = {"epochs": 9, "steps_per_epoch": 22}
 """As many steps as the quickstart's trials have, in epochs of which halving has three rungs."""
 STOPPINGS = ("none", "asha")
@@ -109,7 +109,6 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
             "trials": TRIALS,
             "sampler": "random",
             "stopping": stopping,
-            "grace_epochs": GRACE,
             "seed": seed,
             "finalists": 0,
             "parallel": CORES,
@@ -130,6 +129,7 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
     return {
         "seed": seed,
         "stopping": stopping,
+        "rule": [settings.grace_epochs, settings.reduction],
         **summary(done),
         **({"replays": again} if again else {}),
         "seconds_ray": ready,
@@ -203,6 +203,8 @@ def stopping_table(rows: Sequence[Row]) -> str:
                 asha["epochs to the best"],
             ]
         )  # fmt: skip
+    rules = {tuple(row["rule"]) for row in rows if row["stopping"] == "asha"}
+    told = " or ".join(f"grace {grace}, reduction {by}" for grace, by in sorted(rules))
     header = (
         "seed", "best, none", "best, ASHA", "trial", "trial", "epochs, none", "epochs, ASHA",
         "share", "until the best, none", "until the best, ASHA",
@@ -217,7 +219,7 @@ def stopping_table(rows: Sequence[Row]) -> str:
         "## Early stopping\n\n"
         f"`rayreid benchmark studies`: {TRIALS} trials of {METHOD}, quickstart-sized, "
         f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both; "
-        f"ASHA in lockstep (grace {GRACE}, reduction 3). Best is the highest held-out mean mAP of "
+        f"ASHA in lockstep ({told}). Best is the highest held-out mean mAP of "
         "a trial that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
     )
 

@@ -31,10 +31,11 @@ def serve(runs: tuple[str, ...], config: Path | None, host: str | None, port: in
           to: Path | None) -> None:  # fmt: skip
     """Serve trained RUNs, or the models of a file, over HTTP until Ctrl-C or SIGTERM.
 
+    A RUN is a folder, or s3://bucket/run or gs://bucket/run.
+
     What is under way then is still answered. SIGHUP reads the runs, or the file, again, and
     replaces what has changed without losing a request.
     """
-    from rayreid.results import fetched
     from rayreid.serve.settings import ServiceSettings, load_service, service_of
 
     if bool(runs) == bool(config):
@@ -45,8 +46,7 @@ def serve(runs: tuple[str, ...], config: Path | None, host: str | None, port: in
     def settings() -> ServiceSettings:
         if config:
             return load_service(config, **given)
-        folders = [fetched(run) for run in runs]
-        return service_of(folders, replicas=replicas, gpus=gpus, **given)
+        return service_of(runs, replicas=replicas, gpus=gpus, **given)
 
     if to:
         from rayreid.serve.deploying import write_serve_config

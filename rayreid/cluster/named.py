@@ -95,7 +95,7 @@ def choose(named: str | None, clusters: Clusters) -> tuple[str, Cluster]:
 
     Raises `ValueError` where that is none.
     """
-    if named and "://" in named:
+    if named and ":" in named:
         return named, checked(Cluster, {"address": named})
     if named:
         if named not in clusters.clusters:

@@ -16,6 +16,7 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from rayreid.checkpoint import load_trained
+from rayreid.results import fetched
 from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.galleries.opening import is_served
 from rayreid.serve.ingress import Ingress
@@ -60,16 +61,18 @@ def build(args: Mapping[str, Any]) -> Application:
 def described(settings: ServiceSettings) -> dict[str, Served]:
     """Return what each model is, by name.
 
-    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served.
+    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served, `OSError` for a
+    store that cannot be read.
     """
     found = {}
     for model in settings.models:
-        trained = load_trained(model.run)
+        run = fetched(model.run)
+        trained = load_trained(run)
         found[model.name] = describe(
             model.name,
             trained,
             on_demand=model.on_demand,
-            calibration=calibration_of(model.run, trained),
+            calibration=calibration_of(run, trained),
         )
     return found
 

@@ -10,8 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSc
 # As bytes: a single rare character would make a text four times as large as it came.
 Base64 = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^\P{Cc}+$")]
-"""Name of a gallery, an identity, a sample, a camera: data, never a path."""
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
+]
+"""Name of a gallery, an identity, a sample, a camera: data, never a path.
+
+It has no control characters. Not all who read an OpenAPI file know them as ``Cc``.
+"""
 
 Pair = tuple[int, int]
 

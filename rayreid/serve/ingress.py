@@ -46,6 +46,9 @@ FORGET_S = 30.0
 STATES_S = 1.0
 """How long the states of the models are believed before Serve is asked again."""
 
+FAILED = "failed to start"
+"""What Serve's message about a deployment says, whose replicas end while they start."""
+
 R = TypeVar("R")
 A = TypeVar("A", Embedded, Scored, Explaining, Searched)
 
@@ -62,6 +65,7 @@ class Deployed:
         self.served, self.handles, self.metrics = served, handles, metrics
         self.known: Mapping[str, State] = {}
         self.asked_at = -STATES_S
+        self.asking = asyncio.Lock()
 
     async def embed(self, name: str, work: Work) -> Embedded:
         """Return the embeddings of a request's images."""
@@ -96,14 +100,17 @@ class Deployed:
             response = handle.broadcast("forget")
             try:
                 answers = await asyncio.to_thread(response.results, timeout_s=FORGET_S)
+            except DeploymentUnavailableError:
+                # Nobody holds anything, unless who does has not become known here yet.
+                if (await asyncio.to_thread(states, [name]))[name].replicas:
+                    raise _not_forgotten(name) from None
+                continue
             except (RayActorError, TimeoutError) as error:
                 # One that is gone holds nothing; but others may not have been reached.
                 log.warning(
                     "not all replicas of %s have let go of what was erased: %s", name, error
                 )
-                raise RefusalError(
-                    503, f"a replica of model {name!r} did not answer; purge again", RETRY_AFTER_S
-                ) from None
+                raise _not_forgotten(name) from None
             for answer in answers:
                 if isinstance(answer, Refused):
                     raise answer.error()
@@ -112,24 +119,26 @@ class Deployed:
 
     async def states(self) -> Mapping[str, State]:
         """Return the state of each model, as Serve's controller knows it."""
-        if time.monotonic() - self.asked_at > STATES_S:
-            self.known = await asyncio.to_thread(states, list(self.served))
-            self.asked_at = time.monotonic()
-        return self.known
+        async with self.asking:
+            if time.monotonic() - self.asked_at > STATES_S:
+                self.known = await asyncio.to_thread(states, list(self.served))
+                self.asked_at = time.monotonic()
+            return self.known
 
     async def _asked(self, name: str, ask: Callable[[], Awaitable[A | Refused]], work: Work) -> A:
         """Return a replica's answer, counted; raises `RefusalError`, its own or 503."""
         self.metrics.asked.labels(name).inc()
+        asking = asyncio.ensure_future(answered(ask))
         try:
-            answer = await answered(ask)
-        except RefusalError as error:
-            # Why there is no replica, where Serve knows: a folder that is gone, for example.
-            state = (await self.states())[name]
-            if state.replicas or not state.reason:
-                raise
-            sentence = f"model {name!r} is not running: {state.reason}"
-            raise RefusalError(503, sentence, error.retry_after) from None
+            while not (await asyncio.wait({asking}, timeout=STATES_S))[0]:
+                # Serve would let it wait as long as a replica that cannot start is tried again.
+                await self._refuse_where_none_starts(name)
+            answer = asking.result()
+        except RefusalError:
+            await self._refuse_where_none_starts(name)
+            raise
         finally:
+            asking.cancel()
             self.metrics.asked.labels(name).dec()
         if isinstance(answer, Refused):
             raise answer.error()
@@ -138,6 +147,18 @@ class Deployed:
         for stage, seconds in answer.seconds.items():
             self.metrics.stages.labels(name, stage).observe(seconds)
         return answer
+
+    async def _refuse_where_none_starts(self, name: str) -> None:
+        """Raise `RefusalError` 503 with the reason, where no replica can be started."""
+        state = (await self.states())[name]
+        if state.reason and not state.replicas:
+            sentence = f"model {name!r} is not running: {state.reason}"
+            raise RefusalError(503, sentence, RETRY_AFTER_S)
+
+
+def _not_forgotten(name: str) -> RefusalError:
+    sentence = f"a replica of model {name!r} did not answer; purge again"
+    return RefusalError(503, sentence, RETRY_AFTER_S)
 
 
 async def answered(ask: Callable[[], Awaitable[R]]) -> R:
@@ -156,7 +177,7 @@ async def answered(ask: Callable[[], Awaitable[R]]) -> R:
 
 
 def states(names: list[str]) -> dict[str, State]:
-    """Return how many replicas each model has, and what Serve says where there are none."""
+    """Return how many replicas each model has, and why none starts where that was tried."""
     application = serve.status().applications.get(APPLICATION)
     found = {}
     for name in names:
@@ -166,7 +187,8 @@ def states(names: list[str]) -> dict[str, State]:
             continue
         running = sum(n for state, n in deployment.replica_states.items() if state == "RUNNING")
         lines = deployment.message.strip().splitlines()
-        found[name] = State(running, lines[-1] if lines and not running else "")
+        failed = lines and FAILED in lines[0] and not running
+        found[name] = State(running, lines[-1] if failed else "")
     return found
 
 

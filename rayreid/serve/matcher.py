@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
@@ -27,7 +26,7 @@ class Matcher:
 
     def __init__(
         self,
-        run: Path,
+        run: str,
         served: Served,
         sharing: int,
         cuda: bool,

@@ -17,6 +17,7 @@ from rayreid.checkpoint import Trained, load_trained, preprocessing_fingerprint
 from rayreid.data.views import as_images
 from rayreid.explain import Explained
 from rayreid.ranking.calibration import Calibration, calibration_path
+from rayreid.results import fetched
 from rayreid.serve.refusals import RefusalError
 
 
@@ -194,12 +195,12 @@ def calibration_of(run: Path, trained: Trained) -> Calibration | None:
     return Calibration.load(run, fingerprint=trained.fingerprint, preprocessing=preprocessing)
 
 
-def load(run: Path, expected: Served) -> Trained:
+def load(run: str, expected: Served) -> Trained:
     """Return the trained run of a served model.
 
     Raises `FileNotFoundError` or `ValueError` where it is no longer there, broken, or another.
     """
-    trained = load_trained(run)
+    trained = load_trained(fetched(run, expected.fingerprint))
     if trained.fingerprint != expected.fingerprint:
         raise ValueError(
             f"{run} holds weights {trained.fingerprint}, not {expected.fingerprint} as when the "

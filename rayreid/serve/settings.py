@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from rayreid.data.storage import canonical_address, is_remote, last_part
 from rayreid.guard.origins import is_loopback
 from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.settings import Settings, checked, read_yaml
@@ -29,6 +30,11 @@ def _plain(name: str) -> str:
 
 
 ModelName = Annotated[str, AfterValidator(_plain)]
+RunAddress = Annotated[
+    str,
+    BeforeValidator(lambda run: str(run) if isinstance(run, Path) else run),
+    AfterValidator(lambda run: canonical_address(run) if "://" in run else run),
+]
 
 
 class Limits(Settings):
@@ -62,8 +68,9 @@ class ModelSettings(Settings):
 
     name: ModelName = ""
     """What requests call it; by default the run's folder."""
-    run: Path
-    """A run's folder, or its ``best``; on a cluster, where all nodes find it."""
+    run: RunAddress
+    """A run's folder, or its ``best``, on a cluster where all nodes find it; or s3://bucket/run or
+    gs://bucket/run, from where whoever loads it fetches it."""
     replicas: int = Field(1, ge=1)
     """Processes that hold it; where it is loaded on demand, the most of them."""
     gpus: float = Field(0.0, ge=0)
@@ -73,7 +80,8 @@ class ModelSettings(Settings):
     on_demand: bool = False
     """Whether it is loaded by the first request that names it, instead of at the start."""
     idle_seconds: float = Field(300, gt=0)
-    """How long one that was loaded on demand stays without requests."""
+    """How long one that was loaded on demand stays without requests. Serve counts them over half
+    a minute, which comes on top."""
     surge: bool = True
     """Whether a replacement is loaded before the old replica goes. It takes room for one replica
     more; where a GPU has none, turn it off: requests then wait while the new one loads."""
@@ -82,9 +90,17 @@ class ModelSettings(Settings):
     @classmethod
     def _named_by_its_run(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and not values.get("name") and values.get("run"):
-            run = Path(values["run"])
-            return {**values, "name": (run.parent if run.name == "best" else run).name}
+            run = str(values["run"])
+            name = Path(run).parent.name if Path(run).name == "best" else last_part(run)
+            return {**values, "name": name}
         return values
+
+    def below(self, folder: Path) -> "ModelSettings":
+        """Return the same with an absolute run's folder, if relative then to ``folder``."""
+        if is_remote(self.run):
+            return self
+        path = (folder / Path(self.run).expanduser()).absolute()
+        return self.model_copy(update={"run": str(path)})
 
 
 class ServiceSettings(Settings):
@@ -129,10 +145,7 @@ class ServiceSettings(Settings):
     def absolute(self) -> "ServiceSettings":
         """Return the same with absolute paths, as processes with other working folders need."""
         moved: dict[str, object] = {
-            "models": tuple(
-                model.model_copy(update={"run": model.run.expanduser().absolute()})
-                for model in self.models
-            )
+            "models": tuple(model.below(Path.cwd()) for model in self.models)
         }
         for name in ("tokens", "audit"):
             path: Path | None = getattr(self, name)
@@ -142,7 +155,7 @@ class ServiceSettings(Settings):
 
 
 def service_of(
-    runs: Sequence[Path], *, replicas: int = 1, gpus: float = 0.0, **settings: object
+    runs: Sequence[str | Path], *, replicas: int = 1, gpus: float = 0.0, **settings: object
 ) -> ServiceSettings:
     """Return a service of some runs, each named by its folder; ``settings`` as in the file."""
     models = [{"run": run, "replicas": replicas, "gpus": gpus} for run in runs]
@@ -160,12 +173,7 @@ def load_service(file: Path, **settings: object) -> ServiceSettings:
     tree = read_yaml(file.read_text(), file)
     service = checked(ServiceSettings, {**tree, **settings})
     here = file.absolute().parent
-    moved: dict[str, object] = {
-        "models": tuple(
-            model.model_copy(update={"run": here / model.run.expanduser()})
-            for model in service.models
-        )
-    }
+    moved: dict[str, object] = {"models": tuple(model.below(here) for model in service.models)}
     for name in ("tokens", "audit"):
         path: Path | None = getattr(service, name)
         if path is not None and name not in settings:

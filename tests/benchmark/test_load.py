@@ -1,15 +1,17 @@
 """The load generator, against a real server that answers, stalls, refuses and breaks off."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from rayreid.benchmark import load
-from rayreid.benchmark.load import LOST, arrivals, closed_loop, elsewhere, open_loop, post
+from rayreid.benchmark.load import LOST, REFUSED, arrivals, closed_loop, elsewhere, open_loop, post
 from rayreid.guard.connections import DoorSettings
 from tests.guard.servers import behind_the_door
 
@@ -76,10 +78,23 @@ def test_refusals_and_losses_are_told_apart(port: int) -> None:
     assert len(result.accepted()) == 5
 
 
-def test_who_is_not_there_is_lost() -> None:
+def test_who_hangs_up_has_lost_the_request() -> None:
+    def hang_up() -> None:
+        connection, _ = listener.accept()
+        connection.recv(10)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        hanging_up = threads.submit(hang_up)
+        result = open_loop(listener.getsockname()[1], requests("/"), np.zeros(1))
+        hanging_up.result()
+    assert result.status.tolist() == [LOST]
+
+
+def test_who_is_not_there_is_not_connected() -> None:
     result = open_loop(1, requests("/"), np.zeros(3))
-    assert result.counts() == {"lost": 3}
-    assert result.status.tolist() == [LOST] * 3
+    assert result.counts() == {"not connected": 3}
+    assert result.status.tolist() == [REFUSED] * 3
     assert np.isnan(result.percentiles()).all()
 
 

@@ -48,13 +48,15 @@ def test_the_tables_say_what_was_saved(tmp_path: Path) -> None:
     none, asha = (rows_of(tmp_path, name, stop=name == "asha") for name in ("none", "asha"))
     rows = [
         {"seed": 0, "stopping": "none", **none},
-        {"seed": 0, "stopping": "asha", **asha, "score": none["score"] - 0.01},
-        {"seed": 1, "stopping": "none", **none},
-        {"seed": 2, "stopping": "asha", **asha},
+        {"seed": 0, "stopping": "asha", **asha, "score": none["score"] - 0.01, "rule": [1, 3]},
+        {"seed": 1, "stopping": "none", **none, "sessions": 2},
+        {"seed": 2, "stopping": "asha", **asha, "rule": [1, 3]},
     ]
     text = stopping_table(rows)
     assert "ASHA's best is -0.010 beside that of no stopping, with 80% of its epochs." in text
     assert len([line for line in text.splitlines() if line.startswith("| ")]) == 3
+    assert "(grace 1, reduction 3)" in text
+    assert "| none, 1 " not in time_table(rows), "it was interrupted"
     busy = asha["seconds_learning"] + asha["seconds_ranking"]
     share = 1 - busy / (CORES * asha["seconds"])
     line = next(line for line in time_table(rows).splitlines() if line.startswith("| asha, 0"))

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from rayreid.cli import cli
-from tests.cluster.loopback import Loopback, loopback
+from tests.nodes import LoopbackCluster, loopback_cluster
 from tests.store import Line
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ from pathlib import Path
 
 ray.init(logging_level="ERROR", log_to_driver=False)
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+@ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
 def there():
     time.sleep(0.3)
     digest = hashlib.sha256(os.environ.get("KEY", "").encode()).hexdigest()
@@ -60,13 +59,13 @@ TRAIN = ["train", "gmn", "--source=synthetic=snow"]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Loopback]:
-    with loopback() as running:
+def cluster() -> Iterator[LoopbackCluster]:
+    with loopback_cluster(2, head=2, bare=True) as running:
         yield running
 
 
 @pytest.fixture
-def laptop(cluster: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def laptop(cluster: LoopbackCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working tree with the cluster's name in a file, and a secret that only nodes read."""
     for name, text in TREE.items():
         path = tmp_path / "tree" / name
@@ -75,7 +74,7 @@ def laptop(cluster: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "secret").touch(mode=0o600)
     (tmp_path / "secret").write_text(f"{HUSH}\n")
     lab = {
-        "address": cluster.address, "token_file": str(cluster.token_file),
+        "address": cluster.dashboard, "token_file": str(cluster.token_file),
         "results": str(tmp_path / "shared"), "python": sys.executable,
         "env": [f"KEY=@{tmp_path}/secret"],
     }  # fmt: skip
@@ -100,14 +99,10 @@ def _hears_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def ask(cluster: Loopback, path: str) -> str:
-    request = urllib.request.Request(
-        f"{cluster.address}{path}",
-        headers={"Authorization": f"Bearer {cluster.token_file.read_text()}"},
-    )
+def ask(cluster: LoopbackCluster, path: str) -> str:
+    """Return what the dashboard answers, also where that is an error."""
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return str(answer.read().decode())
+        return cluster.ask(path)
     except urllib.error.HTTPError as error:
         return error.read().decode()
 
@@ -123,7 +118,7 @@ WHAT_RAY_SHOWS = [
 
 @pytest.mark.timeout(240)
 def test_a_tree_runs_on_the_cluster_with_a_secret_that_ray_never_shows(
-    cluster: Loopback, laptop: Path
+    cluster: LoopbackCluster, laptop: Path
 ) -> None:
     answer = rayreid("submit", "--", *TRAIN)
     assert answer.exit_code == 0, (answer.output, answer.exception)
@@ -226,8 +221,26 @@ def test_a_job_that_fails_says_so_by_its_code() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_following_outlives_a_line_that_is_cut(cluster: Loopback, laptop: Path) -> None:
-    line = Line(cluster.address.removeprefix("http://"))
+def test_a_secret_that_one_node_lacks_is_told(cluster: LoopbackCluster, laptop: Path) -> None:
+    cluster.hidden = laptop
+    node = cluster.add(2)
+    try:
+        cluster.wait_for(6)
+        answer = rayreid("submit", "--name=lacking", "--", *TRAIN)
+        assert answer.exit_code == 1
+        assert f"KEY is to be read from {laptop}/secret on" in answer.stdout
+        assert "lacking failed: " in answer.stderr
+    finally:
+        node.kill()
+        cluster.nodes.remove(node)
+        cluster.hidden = None
+        cluster.wait_for(4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_following_outlives_a_line_that_is_cut(cluster: LoopbackCluster, laptop: Path) -> None:
+    line = Line(cluster.dashboard.removeprefix("http://"))
     settings = yaml.safe_load((laptop / "clusters.yaml").read_text())
     settings["clusters"]["lab"]["address"] = f"http://127.0.0.1:{line.port}"
     (laptop / "clusters.yaml").write_text(yaml.safe_dump(settings))
@@ -291,8 +304,8 @@ def test_an_open_cluster_is_refused_unless_told_so_in_words(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
-    with loopback(nodes=1, token=False) as running:
-        there = ["--cluster", running.address]
+    with loopback_cluster(head=2, bare=True, token=False) as running:
+        there = ["--cluster", running.dashboard]
         refused = rayreid("submit", *there, "--", *TRAIN, f"--results={tmp_path}").exception
         assert isinstance(refused, PermissionError)
         assert "asks for no token, and so runs code for whoever reaches it" in str(refused)

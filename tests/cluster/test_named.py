@@ -42,6 +42,8 @@ def test_an_unknown_name_is_told_the_near_one() -> None:
         choose("lap", Clusters())
     with pytest.raises(ValueError, match=r"which cluster.*--cluster with its address"):
         choose(None, Clusters())
+    with pytest.raises(ValueError, match=r"'127\.0\.0\.1:8265' is no dashboard's address"):
+        choose("127.0.0.1:8265", Clusters())
     two = Clusters(clusters=load_clusters().clusters)
     with pytest.raises(ValueError, match=r"which cluster.*one of lab, kube"):
         choose(None, two)

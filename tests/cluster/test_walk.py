@@ -16,8 +16,9 @@ import yaml
 
 from rayreid.cluster.named import Cluster, Clusters
 from rayreid.cluster.package import pack
+from rayreid.run import commit
 from rayreid.settings import checked
-from tests.cluster.loopback import loopback
+from tests.nodes import loopback_cluster
 from tests.store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +26,9 @@ ROOT = Path(__file__).parents[2]
 HEAD = """# The walk of the README, as it was printed
 
 Made by `RAYREID_TRANSCRIPT=clusters/walk.md .venv/bin/python -m pytest -m slow
-tests/cluster/test_walk.py`: two nodes of one machine ({cores} cores), started by `ray start` with a
-token, and a server that speaks S3 (moto, which checks signatures). Times are of a machine that did
-other work; addresses on loopback and a temporary folder are left as they were.
+tests/cluster/test_walk.py` at commit {commit}: two nodes of one machine ({cores} cores), started
+by `ray start` with a token, and a server that speaks S3 (moto, which checks signatures). Times are
+of a machine that did other work, and addresses are those of that day.
 """
 
 
@@ -64,9 +65,10 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(value)
-    with loopback(also={"AWS_EC2_METADATA_DISABLED": "true"}) as cluster:
+    without_aws = {"AWS_EC2_METADATA_DISABLED": "true"}
+    with loopback_cluster(2, head=2, environment=without_aws, bare=True) as cluster:
         lab = yaml.safe_load(block("cluster file"))["clusters"]["lab"] | {
-            "address": cluster.address,
+            "address": cluster.dashboard,
             "token_file": str(cluster.token_file),
             "results": store_server.address("results"),
             "env": [f"{name}=@{tmp_path}/secrets/{name}" for name in secrets],
@@ -80,7 +82,7 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        said, printed = HEAD.format(cores=os.cpu_count()), {}
+        said, printed = HEAD.format(commit=commit(), cores=os.cpu_count()), {}
         for command in commands():
             began = time.monotonic()
             answer = subprocess.run(
@@ -95,11 +97,13 @@ def test_the_walk_works_word_for_word(store_server: ObjectStore, tmp_path: Path)
             )
     assert "epoch 4/4" in printed["rayreid logs first --follow"]
     assert "first succeeded" in printed["rayreid jobs"]
-    assert "| synthetic=law-3 | gmn" in printed["ranked"]
+    assert re.search(r"\| synthetic=law-3 \| +gmn \|", printed["ranked"])
     assert "long stopped" in printed["rayreid stop long"]
     run = tree / "results" / "first"
     assert (run / "best" / "experiment.yaml").is_file()
     assert "synthetic=law-3" in (run / "ranking.json").read_text()
+    study = tree / "results" / "small"
+    assert {"best.yaml", "report.html", "trials.parquet"} <= {f.name for f in study.iterdir()}
     assert store_server.secret not in said
     if target := os.environ.get("RAYREID_TRANSCRIPT"):
         (ROOT / target).write_text(said)

@@ -1,7 +1,6 @@
 """The manifests for KubeRay: shapes, the token, a Serve file that Serve reads, a real command."""
 
 import copy
-import importlib
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from rayreid.cli import cli
 from rayreid.cli.submitted import _parsed
+from rayreid.serve import app
+from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import checked
 from tests.clusters.shapes import read
 
@@ -118,13 +119,7 @@ def test_the_services_file_is_serves_own_without_a_misspelt_key() -> None:
     assert all(str(Path(model["run"]).parent) in mounts for model in application.args["models"])
 
 
-@pytest.mark.skipif(
-    not (FOLDER.parent / "rayreid" / "serve" / "app.py").is_file(),
-    reason="the builder is not in this tree yet",
-)
 def test_the_services_builder_takes_the_services_settings() -> None:
-    app = importlib.import_module("rayreid.serve.app")
-    settings = importlib.import_module("rayreid.serve.settings").ServiceSettings
     args = yaml.safe_load(read(load("rayservice")).serve_config_v2)["applications"][0]["args"]
-    assert checked(settings, args).models[0].name == "gmn"
+    assert checked(ServiceSettings, args).models[0].name == "gmn"
     assert callable(app.build)

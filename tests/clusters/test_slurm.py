@@ -66,9 +66,9 @@ def test_a_missing_program_or_command_is_told(tmp_path: Path) -> None:
 def test_a_run_on_two_nodes_of_a_job_leaves_nothing_behind(tmp_path: Path) -> None:
     command = [
         "train", "baseline", "--source=synthetic=snow", "--workers=2", "--results=results",
-        "--set=synthetic.train_people=8", "--set=synthetic.test_people=4",
-        "--set=trunk.name=test_resnet", "--set=trunk.weights=none", "--set=epochs=1",
-        "--set=steps_per_epoch=2", "--name=run",
+        "--set=synthetic.train_people=32", "--set=synthetic.test_people=4",
+        "--set=trunk.name=test_resnet", "--set=trunk.weights=none", "--set=loading.height=64",
+        "--set=loading.width=32", "--set=epochs=1", "--set=steps_per_epoch=2", "--name=run",
     ]  # fmt: skip
     answer = subprocess.run(
         **slurm(tmp_path, *command), capture_output=True, check=False, timeout=380

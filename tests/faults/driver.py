@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.miniature import MINIATURE
@@ -89,3 +90,13 @@ def check_log(text: str, epochs: int = EPOCHS) -> list[dict[str, float]]:
                     if name.startswith("loss/"):
                         assert abs(row[name] - other[name]) < 1e-3 * max(1, abs(row[name]))
     return rows
+
+
+def fill(filler: Path, until: Driver) -> None:
+    """Fill a disk, also with what is dropped meanwhile, until a command is over."""
+    with filler.open("wb", buffering=0) as file:
+        while until.process.poll() is None:
+            with suppress(OSError):
+                while file.write(bytes(2**14)):
+                    pass
+            time.sleep(0.01)

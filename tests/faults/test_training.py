@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from rayreid.data.storage import Storage, canonical_address
 from rayreid.experiment import compose
 from tests.faults.conftest import Record
-from tests.faults.driver import EPOCHS, LONG, Driver, check_log, train
+from tests.faults.driver import EPOCHS, LONG, Driver, check_log, fill, train
 from tests.miniature import MINIATURE
 from tests.nodes import ROOT, LoopbackCluster, loopback_cluster
 from tests.store import Line, ObjectStore, cuttable
@@ -181,6 +180,47 @@ def test_a_killed_driver_goes_on_from_another_folder(
     record(fault, lost(before, rows), recovered)
 
 
+def test_one_process_and_its_store_are_parted_and_it_is_killed(
+    store_server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Record
+) -> None:
+    private = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = private | store_server.environment | {"PYTHONPATH": str(ROOT)}
+    long = 100
+    with cuttable(store_server) as (store, line):
+        command = train(store.address("parted"), epochs=long, steps_per_epoch=3)
+        (tmp_path / "here").mkdir()
+        running = Driver(command, environment, tmp_path / "here")
+        running.wait_for_epoch(5)
+        line.cut()
+        running.wait_for_epoch(running.epoch + 5)
+        running.process.kill()
+        running.process.wait(60)
+        before = running.epoch
+        assert before < long
+        line.mend()
+        # What was told while the store was away was in the folder of the dead alone.
+        (tmp_path / "there").mkdir()
+        at = time.monotonic()
+        again = Driver(command, environment, tmp_path / "there")
+        again.wait_for_epoch(before + 1)
+        recovered = time.monotonic() - at
+        assert again.wait() == 0, again.said
+        first = int(again.said.split("epoch ")[1].split("/")[0])
+    rows = check_log(log_of(store_server, "parted", monkeypatch), long)
+    assert 1 < first <= before + 1
+    # Each epoch told by the first is the one that the second has kept.
+    kept = {int(row["epoch"]): row for row in rows}
+    for _, told in running.lines:
+        if told.startswith("epoch "):
+            number = int(told.split()[1].split("/")[0])
+            assert f"identity {kept[number]['loss/identity']:.3f}" in told
+    record(
+        "one process, its store away, then killed -9; resumed from another folder",
+        f"no figure of {before} epochs told; {before + 1 - first} learnt again, alike",
+        recovered,
+    )
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, record: Record, workers: int
@@ -191,9 +231,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     running = Driver(command, environment, tmp_path)
     running.wait_for_epoch(3)
     filler = small_disk / "somebody else's"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(2**16)):
-            pass
+    fill(filler, running)
     assert running.wait() == 2, running.said
     error = running.said.splitlines()[-1]
     assert error.startswith("Error: "), running.said

@@ -20,8 +20,8 @@ def test_a_file_describes_a_service(tmp_path: Path) -> None:
     file.write_text(FILE)
     service = load_service(file, port=9000)
     first, second = service.models
-    assert (first.name, first.run, first.replicas) == ("a", tmp_path / "runs/a", 2)
-    assert (second.name, second.run) == ("spare", Path("/elsewhere/b/best"))
+    assert (first.name, first.run, first.replicas) == ("a", str(tmp_path / "runs/a"), 2)
+    assert (second.name, second.run) == ("spare", "/elsewhere/b/best")
     assert (service.tokens, service.port) == (tmp_path / "tokens.json", 9000)
     assert service.limits.images == 7
     plain = service.model_dump(mode="json")

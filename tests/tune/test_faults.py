@@ -25,7 +25,7 @@ from rayreid.tune import METRIC, StudySettings, study
 from rayreid.tune.record import REPORTS, Record
 from tests.tune.test_study import SMALL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SPACE = {"config.dropout_rate": {"float": {"low": 0.0, "high": 0.7}}}
 EPOCHS = 5
@@ -79,7 +79,7 @@ def trial_processes() -> list[psutil.Process]:
     return found
 
 
-def soon(happened: Callable[[], object], seconds: float = 120) -> None:
+def soon(happened: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something happened; fail where it does not."""
     end = time.monotonic() + seconds
     while not happened():
@@ -202,7 +202,7 @@ def test_a_driver_that_is_killed_is_resumed_without_loss(
         assert sum(map(len, kept.values())) >= after
         psutil.wait_procs(children, timeout=60)
     last = drive("--resume")
-    out, _ = last.communicate(timeout=200)
+    out, _ = last.communicate(timeout=400)
     assert last.returncode == 0, out
     found = agreed(folder, 5)
     assert any(trial.state is TrialState.COMPLETE for trial in found)
@@ -216,12 +216,12 @@ def test_a_driver_that_is_killed_is_resumed_without_loss(
     assert plan["outcome"]["wall_seconds"] > 0
 
     again = drive()
-    out, _ = again.communicate(timeout=100)
+    out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     assert "is finished" in out
     assert len(agreed(folder, 5)) == 5
     other = drive("--resume", "--study=seed=7")
-    out, _ = other.communicate(timeout=100)
+    out, _ = other.communicate(timeout=300)
     assert other.returncode == 2
     assert "holds a study of other settings (study.seed is 0 there, 7 here)" in out
 
@@ -242,12 +242,12 @@ def test_ctrl_c_leaves_a_study_that_goes_on(
     assert {row["state"] for row in table(folder)} <= {"running", "ended", "stopped"}
 
     plain = drive()
-    out, _ = plain.communicate(timeout=100)
+    out, _ = plain.communicate(timeout=300)
     assert plain.returncode == 2
     assert "which is not finished; go on with --resume" in out
 
     resumed = drive("--resume")
-    out, _ = resumed.communicate(timeout=200)
+    out, _ = resumed.communicate(timeout=400)
     assert resumed.returncode == 0, out
     assert "starts again (attempt 2), after epoch" in out
     agreed(folder, 5)
@@ -260,9 +260,9 @@ def test_two_drivers_do_not_run_one_study(
     one = drive()
     soon(lambda: reports(folder) >= 1 or one.poll() is not None)
     two = drive("--resume")
-    out, _ = two.communicate(timeout=100)
+    out, _ = two.communicate(timeout=300)
     assert two.returncode == 2
     assert "is being run by another process" in out
-    out, _ = one.communicate(timeout=200)
+    out, _ = one.communicate(timeout=400)
     assert one.returncode == 0, out
     agreed(folder, 5)

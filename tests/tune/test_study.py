@@ -110,6 +110,7 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
         "trials.parquet",
         "best.yaml",
         "optuna.journal",
+        "report.html",
         "reports.jsonl",
         "trials",
     }
@@ -149,7 +150,7 @@ def test_the_command_line_does_not_open_the_target(tmp_path: Path, forbidden: st
         "tune", "baseline", str(space), f"--results={tmp_path}", "--name=study",
         *(f"--source={source}" for source in MINIATURE["sources"]),
         *(f"--set={path}={value}" for path, value in MINIATURE.items() if path != "sources"),
-        "--set=epochs=1", "--study=trials=1", f"--target={forbidden}",
+        "--set=epochs=1", "--study=trials=1", "--study=finalists=0", f"--target={forbidden}",
     ]  # fmt: skip
     answer = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert "trial 1/1 ended" in answer.output

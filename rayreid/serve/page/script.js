@@ -76,8 +76,7 @@ async function showServed() {
 
 function row(cells) {
   const made = document.createElement("tr");
-  made.append(...cells.map((cell) =>
-    element("td", String(cell ?? ""), typeof cell === "number" ? "number" : "")));
+  made.append(...cells.map((cell) => element("td", String(cell ?? ""))));
   return made;
 }
 
@@ -269,12 +268,16 @@ function draw() {
     const ends = [match.first, match.second].map(([line, column], side) => [
       side * (width + gap) + (column + 0.5) * width / columns, (line + 0.5) * SHOWN / rows]);
     const share = match.adds / strongest;
-    pen.strokeStyle = pen.fillStyle = `rgba(12, 148, 96, ${0.4 + 0.6 * share})`;
-    pen.lineWidth = 1 + 2 * share;
-    pen.beginPath();
-    pen.moveTo(...ends[0]);
-    pen.lineTo(...ends[1]);
-    pen.stroke();
+    pen.fillStyle = `rgba(12, 148, 96, ${0.5 + 0.5 * share})`;
+    // White beneath, so that a line is seen on any crop.
+    for (const [style, width] of [["rgba(255, 255, 255, 0.7)", 2], [pen.fillStyle, 0]]) {
+      pen.strokeStyle = style;
+      pen.lineWidth = 1 + 2 * share + width;
+      pen.beginPath();
+      pen.moveTo(...ends[0]);
+      pen.lineTo(...ends[1]);
+      pen.stroke();
+    }
     for (const end of ends) {
       pen.beginPath();
       pen.arc(...end, 3.5, 0, 2 * Math.PI);
@@ -317,7 +320,9 @@ submitted("search", async () => {
     match.identity, number(match.score), WORDS[match.decision] ?? match.decision, match.sample,
     match.camera, match.time && new Date(match.time).toLocaleString()])));
   list.append(body);
-  if (result.matches.length) told.push(list);
+  const wide = element("div", "", "wide"); // on a phone the table scrolls, not the page
+  wide.append(list);
+  if (result.matches.length) told.push(wide);
   const by = result.thresholds;
   const people = `${said.enrolled.identities} people (${said.enrolled.samples} crops)`;
   told.push(element("p", by.match === null ? `No decision: ${by.reason}.`

@@ -41,7 +41,7 @@ from rayreid.serve.service import Service
 
 T = TypeVar("T")
 
-After = Annotated[str, Query(max_length=128, pattern=r"^\P{Cc}*$")]
+After = Annotated[str, Query(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 

@@ -2,11 +2,8 @@
 
 import base64
 import json
-import logging
 import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +15,12 @@ import ray
 from click.testing import CliRunner
 
 from rayreid import serve
-from rayreid.checkpoint import Trained, load_trained
+from rayreid.checkpoint import Trained
 from rayreid.cli import cli
 from rayreid.client import Client, ServiceError
-from rayreid.serve.settings import Limits, ModelSettings, ServiceSettings, service_of
+from rayreid.serve.settings import Limits, service_of
+from tests.nodes import free_ports
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
-
-log = logging.getLogger(__name__)
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -46,39 +42,6 @@ def test_a_port_that_is_taken_is_refused() -> None:
         other.listen()
         with pytest.raises(ValueError, match="choose another port"):
             serve._refuse_taken("127.0.0.1", other.getsockname()[1])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def served_by(run: Path, port: int | None, **limits: int) -> ServiceSettings:
-    """Return a service of a run, and of another that is loaded when it is asked for."""
-    return ServiceSettings(
-        models=(
-            ModelSettings(run=run),
-            ModelSettings(name="spare", run=run, on_demand=True, idle_seconds=1),
-        ),
-        port=port,
-        limits=Limits(admitted=16, waiting=16, **limits),
-    )
-
-
-@pytest.fixture(scope="module")
-def client(run: Path, ray_session: None) -> Iterator[httpx.Client]:  # noqa: ARG001 - it runs
-    port = free_port()
-    url = serve.start(served_by(run, port), timeout=60.0)
-    assert url == f"http://127.0.0.1:{port}"
-    with httpx.Client(
-        base_url=url, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=64)
-    ) as client:
-        yield client
-    serve.stop()
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
 
 
 def test_health(client: httpx.Client, trained: Trained) -> None:
@@ -167,7 +130,7 @@ def test_no_log_of_serves_has_what_a_path_names(client: httpx.Client) -> None:
 
 def test_another_address_than_serves_own_is_refused(client: httpx.Client, run: Path) -> None:
     with pytest.raises(ValueError, match="already running on this cluster, and not at"):
-        serve.start(service_of([run], port=free_port()))
+        serve.start(service_of([run], port=free_ports(1)[0]))
     assert client.get("/healthz").status_code == 200
 
 
@@ -229,10 +192,11 @@ def test_models_and_readiness_are_told(client: httpx.Client, trained: Trained) -
     assert client.get("/readyz").json()["status"] == "ready"
     with Client(str(client.base_url)) as ours:
         assert ours.ready()
-        first, second = ours.models()
+        first, twin, second = ours.models()
     assert (first.name, first.fingerprint, first.input) == ("tiny", trained.fingerprint, [64, 32])
     assert (first.loaded, first.replicas, first.on_demand) == (True, 1, False)
     assert (second.name, second.loaded, second.on_demand) == ("spare", False, True)
+    assert (twin.name, twin.loaded, twin.fingerprint) == ("twin", True, trained.fingerprint)
     assert first.preprocessing == second.preprocessing
 
 
@@ -281,72 +245,3 @@ def test_too_many_requests_are_told_to_come_back(client: httpx.Client) -> None:
             assert int(response.headers["Retry-After"]) >= 1
             assert "waiting" in response.json()["error"]
     assert client.get("/healthz").status_code == 200
-
-
-def test_a_model_is_replaced_without_losing_a_request(
-    client: httpx.Client, trained: Trained, other_run: Path
-) -> None:
-    images, pairs = [picture(0), picture(1), picture(2)], [(0, 1), (2, 1)]
-    other = load_trained(other_run)
-    wanted = {one.fingerprint: expected(one, images, pairs) for one in (trained, other)}
-    assert np.ptp([scores[0] for scores in wanted.values()]) > 1e-2, "a mix-up would not show"
-    over = threading.Event()
-
-    def flow(_: int) -> list[str]:
-        seen = []
-        while not over.is_set():
-            response = client.post(PATH, json=in_json(images, pairs), timeout=2 * TIMEOUT)
-            assert response.status_code == 200, response.text
-            answer = response.json()
-            np.testing.assert_allclose(answer["scores"], wanted[answer["fingerprint"]], atol=1e-5)
-            seen.append(answer["fingerprint"])
-        return seen
-
-    with ThreadPoolExecutor(4) as threads:
-        flows = [threads.submit(flow, n) for n in range(4)]
-        try:
-            serve.start(served_by(other_run, client.base_url.port), timeout=60.0)
-            time.sleep(0.5)
-        finally:
-            over.set()
-        seen = [flow.result(2 * TIMEOUT) for flow in flows]
-    for one in seen:
-        assert set(one) == {trained.fingerprint, other.fingerprint}
-        assert one[-1] == other.fingerprint
-    assert client.get("/healthz").json()["fingerprint"] == other.fingerprint
-
-
-@pytest.mark.slow
-def test_a_model_is_loaded_when_it_is_asked_for_and_leaves(
-    client: httpx.Client, other_run: Path
-) -> None:
-    other = load_trained(other_run)
-    started = time.perf_counter()
-    body = in_json([picture(0), picture(1)], [[0, 1]]) | {"model": "spare"}
-    answer = client.post(PATH, json=body, timeout=3 * TIMEOUT)
-    log.warning("cold start: %.1f s", time.perf_counter() - started)
-    assert answer.status_code == 200, answer.text
-    wanted = expected(other, [picture(0), picture(1)], [(0, 1)])
-    np.testing.assert_allclose(answer.json()["scores"], wanted, atol=1e-5)
-    assert answer.json()["model"] == "spare"
-    deadline = time.monotonic() + 60
-    while client.get("/v1/models").json()["models"][1]["loaded"]:
-        assert time.monotonic() < deadline, "it stays though nobody asks"
-        time.sleep(1)
-
-
-@pytest.mark.slow
-def test_a_folder_that_is_gone_is_told_when_a_replica_starts(
-    client: httpx.Client, other_run: Path
-) -> None:
-    body = in_json([picture(0), picture(1)], [[0, 1]])
-    (other_run / "best").rename(other_run / "gone")
-    try:
-        assert client.post(PATH, json=body).status_code == 200
-        # Another replica than the loaded one has nothing to load.
-        answer = client.post(PATH, json=body | {"model": "spare"}, timeout=3 * TIMEOUT)
-        assert answer.status_code == 503, answer.text
-        assert "no trained run" in answer.json()["error"], answer.text
-        assert client.post(PATH, json=body).status_code == 200
-    finally:
-        (other_run / "gone").rename(other_run / "best")
