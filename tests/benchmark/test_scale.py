@@ -8,6 +8,8 @@ import pytest
 from rayreid.benchmark.scale import draw, resident_mib, scale, scale_table
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_session")
 def test_trivial_trials_go_the_way_of_real_ones(tmp_path: Path) -> None:
     kept: list[dict[str, Any]] = []

@@ -52,6 +52,8 @@ def test_finalists_are_distinct_and_the_start_is_one_of_them(tmp_path: Path) -> 
     assert 5 not in fresh_seeds(5, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_session")
 def test_the_winner_is_by_fresh_seeds_and_the_target_is_opened_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,8 @@ def test_a_trial_that_no_gpu_holds_is_refused() -> None:
         part_of_gpu(70 * GIB, 80 * GIB)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_session")
 def test_larger_batches_take_more() -> None:
     sizes = []
