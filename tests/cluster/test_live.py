@@ -278,7 +278,7 @@ def test_following_outlives_a_line_that_is_cut(cluster: LoopbackCluster, laptop:
     client = JobClient(*choose("lab", load_clusters()))
     line.cut()
     with pytest.raises(ConnectionError, match="follow it again with rayreid logs cut --follow"):
-        follow(client, "cut", lambda _: None, lambda _: None, patience=3)
+        follow(client, "cut", lambda _: None, lambda _: None, patience=3.0)
     line.mend()
     rayreid("stop", "cut")
     line.close()
