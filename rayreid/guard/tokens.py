@@ -57,7 +57,8 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     """Return the tokens in a file.
 
     Raises `FileNotFoundError` where there is none, `PermissionError` where others than its owner
-    may read or write it, or its owner is somebody else, `ValueError` for what is no tokens file.
+    may read or write it (of root's, a group may read), or its owner is somebody else, and
+    `ValueError` for what is no tokens file.
     """
     try:
         # Looked at and read by one handle: the file cannot change in between.
@@ -70,7 +71,9 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path} is no tokens file: it is a folder or a device")
-        if status.st_mode & 0o077:
+        # Kubernetes mounts a secret as root's, to be read by the group that the pod runs in.
+        mounted = status.st_uid == 0 != os.geteuid()
+        if status.st_mode & (0o037 if mounted else 0o077):
             raise PermissionError(
                 f"{path} has mode {stat.S_IMODE(status.st_mode):04o}, so others than its owner "
                 f"have access to it; run: chmod 600 {path}"

@@ -82,8 +82,14 @@ class Resources(Shape):
         return self
 
 
+class Variable(Shape):
+    name: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
+    value: str
+
+
 class Container(Named):
     image: str = Field(pattern=r"^[a-z0-9.-]+:[0-9.]+$")
+    env: tuple[Variable, ...] = ()
     ports: tuple[Port, ...] = ()
     env_from: tuple[EnvFrom, ...] = ()
     resources: Resources

@@ -77,6 +77,20 @@ def test_a_change_of_the_file_is_seen(path: Path, monkeypatch: pytest.MonkeyPatc
         known.find(second)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make root's files")
+def test_a_secret_that_root_mounts_for_the_services_group_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_token(path, "ci", [Scope.MATCH], 5.0)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    path.chmod(0o640)
+    assert [token.name for token in read_tokens(path)] == ["ci"]
+    for mode in (0o660, 0o644, 0o641):
+        path.chmod(mode)
+        with pytest.raises(PermissionError, match=f"mode {mode:04o}"):
+            read_tokens(path)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o601])
 def test_a_file_that_others_may_use_is_refused(path: Path, mode: int) -> None:
     add_token(path, "a", [Scope.MATCH], 5.0)
