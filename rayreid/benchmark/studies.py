@@ -185,7 +185,9 @@ def _gaps(found: Study, wall: float) -> dict[str, float]:
 
 def stopping_table(rows: Sequence[Row]) -> str:
     """Return epochs and best scores of both ways of stopping, a line a seed."""
-    by_key = {(row["seed"], row["stopping"]): row for row in rows}
+    # A resumed study draws other settings than one that nothing interrupted.
+    whole = [row for row in rows if row.get("sessions", 1) == 1]
+    by_key = {(row["seed"], row["stopping"]): row for row in whole}
     seeds = [
         seed
         for seed in sorted({row["seed"] for row in rows})
@@ -218,7 +220,8 @@ def stopping_table(rows: Sequence[Row]) -> str:
     return (
         "## Early stopping\n\n"
         f"`rayreid benchmark studies`: {TRIALS} trials of {METHOD}, quickstart-sized, "
-        f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both; "
+        f"{LENGTH['epochs']} epochs, three sources, settings drawn at random, the same for both "
+        "(seeds whose studies nothing interrupted: a resumed one draws others); "
         f"ASHA in lockstep ({told}). Best is the highest held-out mean mAP of "
         "a trial that learnt all its epochs.\n\n" + table(header, lines) + f"\n\n{words}"
     )

@@ -50,6 +50,7 @@ def test_the_tables_say_what_was_saved(tmp_path: Path) -> None:
         {"seed": 0, "stopping": "none", **none},
         {"seed": 0, "stopping": "asha", **asha, "score": none["score"] - 0.01, "rule": [1, 3]},
         {"seed": 1, "stopping": "none", **none, "sessions": 2},
+        {"seed": 1, "stopping": "asha", **asha, "rule": [1, 3]},
         {"seed": 2, "stopping": "asha", **asha, "rule": [1, 3]},
     ]
     text = stopping_table(rows)
