@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rayreid.batch import Census
+from rayreid.data.decoding import RESIZING
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.method import Method
 from rayreid.nn.trunk import TrunkSettings
@@ -113,6 +114,21 @@ def load_trained(folder: Path, *, trusted: str = "") -> Trained:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder / WEIGHTS} does not fit its experiment: {reason}") from None
     return Trained(method.eval(), experiment, weights_fingerprint(weights))
+
+
+def preprocessing_fingerprint(experiment: Experiment) -> str:
+    """Return a short hash of how an encoded image becomes a method's input.
+
+    Embeddings can be compared where it is equal and the weights are: of the size in pixels, the
+    rule of resizing, and the normalisation.
+    """
+    rules = {
+        "height": experiment.loading.height,
+        "width": experiment.loading.width,
+        "resizing": RESIZING,
+        "normalise": experiment.trunk.normalise,
+    }
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census, Unlabelled
+from rayreid.explanation import Explanation
+from rayreid.nn.contributions import covered, occlusion_explanation
 from rayreid.nn.trunk import TrunkSettings
 from rayreid.settings import Settings
 
@@ -48,27 +50,51 @@ class Method(nn.Module, ABC):
     def score(
         self, queries: Float[Tensor, "q *e"], gallery: Float[Tensor, "g *e"]
     ) -> Float[Tensor, "q g"]:
-        """Return fp32 scores of all pairs, higher = more alike; by default their cosine.
+        """Return fp32 scores of all pairs, higher = more alike; by default the cheap ones.
 
         A score depends on its two embeddings alone: not on tiling, not on the gallery.
         """
-        with torch.autocast(queries.device.type, enabled=False):
-            a = F.normalize(queries.float().flatten(1))
-            b = F.normalize(gallery.float().flatten(1))
-            return a @ b.T
+        return self.approximate(queries, gallery)
 
+    def rough(
+        self,
+        embeddings: Float[Tensor, "n *e"],
+        *,
+        queries: bool,  # noqa: ARG002
+    ) -> Float[Tensor, "n d"]:
+        """Return fp32 vectors of queries, or of a gallery, whose products are the cheap scores.
+
+        One a row, made of its embedding alone: what is searched often is prepared once. By default
+        they are normalised, and their products the cosine.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.normalize(embeddings.float().flatten(1))
+
+    @final
     def approximate(
         self, queries: Float[Tensor, "q *e"], gallery: Float[Tensor, "g *e"]
     ) -> Float[Tensor, "q g"]:
-        """Return cheap fp32 scores in about the order of ``score``'s, for shortlists.
-
-        By default they are the scores themselves, which for a cosine are cheap.
-        """
-        return self.score(queries, gallery)
+        """Return cheap fp32 scores in about the order of ``score``'s, for shortlists."""
+        a, b = self.rough(queries, queries=True), self.rough(gallery, queries=False)
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b.T
 
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
         """Return the working memory of scoring one pair, in bytes, given an embedding's shape."""
         return 4
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return which places of two images, the first being the query, make their score.
+
+        In eval mode, without gradients. By default what the score loses when patches are covered,
+        which suits any method and is exact for none.
+        """
+        plain = self.embed(pair)
+        first, second = (self.embed(covered(image)) for image in pair)
+        score = float(self.score(plain[:1], plain[1:]))
+        return occlusion_explanation(
+            score, self.score(first, plain[1:])[:, 0], self.score(plain[:1], second)[0]
+        )
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

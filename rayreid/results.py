@@ -19,6 +19,7 @@ from pathlib import Path
 from rayreid.checkpoint import load_trained
 from rayreid.data.cache import cache_place
 from rayreid.data.storage import Storage, below, canonical_address, is_remote
+from rayreid.ranking.calibration import CALIBRATION
 from rayreid.run import RANKING
 
 log = logging.getLogger(__name__)
@@ -164,21 +165,25 @@ def _is_draft(name: str) -> bool:
     return name.startswith(".") or name.endswith(("draft", ".tmp"))
 
 
-def fetched(run: str) -> Path:
+def fetched(run: str, fingerprint: str | None = None) -> Path:
     """Return the folder of a trained run: itself, or of one in a store the copy in the cache here.
 
     What is brought is ``best/`` and ranking.json; weights that are here already are not brought
-    again. Raises `FileNotFoundError` where nothing is trained, and `ValueError` where the weights
+    again. Where those of a ``fingerprint`` are asked for and here, the store is not even asked.
+    Raises `FileNotFoundError` where nothing is trained, and `ValueError` where the weights
     are not those that ranking.json names.
     """
     address = canonical_address(run)
     if not is_remote(address):
         return Path(run)
-    storage = Storage(address)
-    recorded = _fingerprint(storage)
     place = cache_place("")
     home = place.folder if place else Path(tempfile.gettempdir()) / f"rayreid-{os.getuid()}"
-    folder = home / "runs" / recorded / Path(address.partition("?")[0]).name
+    name = Path(address.partition("?")[0]).name
+    if fingerprint and (home / "runs" / fingerprint / name / "best").is_dir():
+        return home / "runs" / fingerprint / name
+    storage = Storage(address)
+    recorded = _fingerprint(storage)
+    folder = home / "runs" / recorded / name
     if not (folder / "best").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as draft:
@@ -196,7 +201,20 @@ def fetched(run: str) -> Path:
                 if not (folder / "best").is_dir():
                     raise
     storage.download(RANKING, folder / RANKING)
+    _bring_calibration(storage, folder)
     return folder
+
+
+def _bring_calibration(storage: Storage, folder: Path) -> None:
+    """Bring the calibration of weights that are here: it may be younger than they are."""
+    file = f"best/{CALIBRATION}"
+    with tempfile.TemporaryDirectory(dir=folder) as draft:
+        try:
+            storage.download(file, Path(draft) / CALIBRATION)
+        except FileNotFoundError:
+            (folder / file).unlink(missing_ok=True)
+        else:
+            (Path(draft) / CALIBRATION).replace(folder / file)
 
 
 def returned(run: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from rayreid.states import METRICS, Row, keep_state, newest_whole, rows_of, told
 log = logging.getLogger(__name__)
 
 RANKING = "ranking.json"
+STATES = "states"
 PACKAGES = ("rayreid", "torch", "timm", "numpy", "pillow", "ray", "optuna")
 """Packages whose versions are recorded with a result."""
 
@@ -142,7 +144,7 @@ def learn_here(run: Run, sources: Sequence[Domain], listen: Listener) -> None:
     if run.finished:
         return
     run.experiment.refuse_unless_adapting(bool(run.experiment.target))
-    states = run.folder / "states"
+    states = run.folder / STATES
     last = newest_whole(states)
     if last:
         run.recall(rows_of(last))
@@ -214,6 +216,15 @@ def keep_evaluation(
         write_json(path, recorded)
 
 
+def evaluated_targets(folder: Path) -> tuple[str, ...]:
+    """Return the domains that a run has been ranked on, from the ranking.json of its folder."""
+    for path in (folder / RANKING, folder.parent / RANKING):
+        if path.is_file():
+            recorded = json.loads(path.read_text())
+            return tuple(recorded.get("targets", {}))
+    return ()
+
+
 def best_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -259,9 +270,11 @@ def commit() -> str | None:
     try:
         # An environment may lie inside a checkout of something else.
         ours = git("ls-files", "--error-unmatch", this.name)
-        return (git("describe", "--always", "--dirty", "--abbrev=12") or None) if ours else None
+        found = git("describe", "--always", "--dirty", "--abbrev=12") if ours else ""
     except OSError:
-        return None
+        found = ""
+    # Code that was submitted to a cluster is told what it was taken from.
+    return found or os.environ.get("RAYREID_COMMIT")
 
 
 def write_yaml(path: Path, value: object) -> None:

@@ -22,6 +22,10 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A study keeps its own record, and resumes by it: Tune's logs and snapshots are time for nothing.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+# Serve's proxy asks it what stands before it. Nodes of other clusters are started with this set.
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "rayreid.guard.door.middlewares")
+# A proxy is replaced after three checks that fail; by default they are 10 s apart.
+os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
 if "RAY_ADDRESS" not in os.environ:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 

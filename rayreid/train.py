@@ -24,12 +24,13 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from rayreid.batch import Census, Domain
-from rayreid.checkpoint import build
+from rayreid.checkpoint import CARD, build
 from rayreid.data.storage import Storage, is_remote
 from rayreid.experiment import Experiment
 from rayreid.relay import relayed
 from rayreid.results import APART
 from rayreid.run import (
+    STATES,
     Listener,
     Run,
     finish,
@@ -142,11 +143,18 @@ def _kept_by_ray(storage: Storage) -> dict[str, Any]:
 
 
 def learn_side_by_side(
-    runs: Sequence[Run], sources: Sequence[Domain], listen: Callable[[Run], Listener]
+    runs: Sequence[Run],
+    sources: Sequence[Domain],
+    listen: Callable[[Run], Listener],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> None:
-    """Learn several runs of the same sources, each in a process of one core, on the cluster's.
+    """Learn several runs of the same sources, each in a process of its own, on the cluster's.
 
-    As many go at a time as there are cores; ``listen(run)`` is told that run's metrics.
+    As many go at a time as there is room for, each with ``cpus`` cores and ``gpus`` GPUs;
+    ``listen(run)`` is told that run's metrics, of a node that does not share its folder when it has
+    ended. What a run left there is brought here.
 
     Raises a user's mistake as `learn` does.
     """
@@ -155,21 +163,38 @@ def learn_side_by_side(
             run.experiment.refuse_unless_adapting(bool(run.experiment.target))
             following.enter_context(_followed(run, listen(run)))
         shared: Any = ray.put(list(sources))
-        task = ray.remote(num_cpus=1, max_retries=MAX_FAILURES)(_learn_alone)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_FAILURES)(_learn_alone)
         learning = [task.remote(str(run.folder), run.experiment.tree(), shared) for run in runs]
-        for mistake in ray.get(learning):
-            if mistake:
-                raise mistake
+        for run, left in zip(runs, learning, strict=True):
+            _bring(run, ray.get(left))
 
 
-def _learn_alone(folder: str, tree: dict[str, Any], sources: Sequence[Domain]) -> Exception | None:
-    torch.set_num_threads(1)
+def _learn_alone(
+    folder: str, tree: dict[str, Any], sources: Sequence[Domain]
+) -> dict[str, bytes] | Exception:
+    """Learn a run, and return what it left, or the user's mistake that ended it."""
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources()["CPU"])))
     try:
         run = Run(Path(folder), checked(Experiment, tree))
         learn_here(run, sources, lambda _: None)
     except (ValueError, OSError, FloatingPointError) as mistake:
         return mistake
-    return None
+    files = {path.relative_to(run.folder): path for path in run.folder.rglob("*") if path.is_file()}
+    # States only serve to go on, and this run has ended.
+    return {str(file): path.read_bytes() for file, path in files.items() if file.parts[0] != STATES}
+
+
+def _bring(run: Run, left: dict[str, bytes] | Exception) -> None:
+    """Write what a run left on another node, unless it is here; raise the mistake that ended it."""
+    if isinstance(left, Exception):
+        raise left
+    if run.finished:  # the nodes share its folder
+        return
+    # The card last: with it, the run is finished.
+    for file in sorted(left, key=lambda file: Path(file).name == CARD):
+        path = run.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(left[file])
 
 
 def _fitted(trainer: TorchTrainer, run: Run) -> Result:

@@ -49,6 +49,7 @@ def object_store(
     storage._system.cache_clear()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the tests that need Ray to one process, where several run them: one Ray is enough."""
     for item in items:

@@ -3,24 +3,19 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from rayreid.benchmark.plan import Plan
 from rayreid.methods import find_method
 from rayreid.report import table
+from rayreid.spread import Spread, spread
 
 Key = tuple[int, str, str]
 """Seed, fold and ranked domain: what two values are paired by."""
 Values = Mapping[Key, float]
 FOLD, DOMAIN = 1, 2
 """Places in a key."""
-
-STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-)  # fmt: skip
-"""97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
 
 LEGEND = """mAP, mean over seeds, folds and ranked domains. +- is half of a 95 % interval
 (Student's t) over the folds, which share sources, or where it says so over the ranked domains,
@@ -30,35 +25,9 @@ for their number.
 """
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean, and half the width of its 95 % interval (None where nothing varies)."""
-
-    mean: float
-    half: float | None
-
-    def __str__(self) -> str:
-        """Return both with three decimals."""
-        return f"{self.mean:.3f}{self.interval}"
-
-    @property
-    def interval(self) -> str:
-        """Return the half width after a sign, if there is one."""
-        varies = self.half is not None and self.half >= 5e-4
-        return f" +- {self.half:.3f}" if varies else ""
-
-    def signed(self) -> str:
-        """Return both, the mean with its sign."""
-        return f"{self.mean:+.3f}{self.interval}"
-
-
 def spread_over(values: Values, place: int) -> Spread:
     """Return the mean over folds or domains, the rest averaged before, with Student's interval."""
-    means = _averaged(values, place)
-    if len(means) < 2:
-        return Spread(mean(means), None)
-    quantile = STUDENT[min(len(means) - 1, len(STUDENT)) - 1]
-    return Spread(mean(means), quantile * stdev(means) / len(means) ** 0.5)
+    return spread(_averaged(values, place))
 
 
 def _averaged(values: Values, *places: int) -> list[float]:

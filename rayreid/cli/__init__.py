@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayreid.cli.benchmarks import benchmark
+from rayreid.cli.calibrating import calibrate, explain
+from rayreid.cli.cluster import clusters, fetch, jobs, logs, stop, submit
 from rayreid.cli.datasets import data
+from rayreid.cli.matching import match
 from rayreid.cli.options import Workers, chosen_round, make_experiment, settings_options
 from rayreid.cli.ranking import evaluate, protocols
+from rayreid.cli.serving import serve
+from rayreid.cli.tokens import audit, token
 
 # torch and Ray take seconds to import: each verb imports what it needs, so --help is instant.
 if TYPE_CHECKING:
@@ -196,32 +201,23 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
 
 
 @cli.command()
-@click.argument("run")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to bind; there is no authentication.")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--replicas", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="GPUs of a replica; a fraction shares one.")  # fmt: skip
-def serve(run: str, host: str, port: int, replicas: int, gpus: float) -> None:
-    """Serve a trained RUN: POST pairs of images to /v1/match/pairs, receive scores."""
-    from rayreid.results import fetched
-    from rayreid.serve import start, stop
-    from rayreid.session import session
+@click.argument("study", type=click.Path(path_type=Path))
+def report(study: Path) -> None:
+    """Write STUDY's report.html, from what its folder holds so far."""
+    from rayreid.study_report import write_report
 
-    with session():
-        url = start(fetched(run), host=host, port=port, replicas=replicas, gpus=gpus)
-        click.echo(f"serving {run} at {url}; Ctrl-C stops it")
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            click.echo("stopping")
-        finally:
-            stop()
+    click.echo(write_report(study))
 
 
+for verb in (submit, jobs, logs, stop, fetch, clusters):
+    cli.add_command(verb)
+cli.add_command(audit)
 cli.add_command(benchmark)
+cli.add_command(calibrate)
 cli.add_command(data)
 cli.add_command(evaluate)
+cli.add_command(explain)
+cli.add_command(match)
 cli.add_command(protocols)
+cli.add_command(serve)
+cli.add_command(token)

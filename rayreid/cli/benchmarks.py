@@ -100,6 +100,26 @@ def training_benchmark(only: tuple[str, ...], compiled: bool, rounds: int, to: P
     click.echo(training(to, tell, only=only, compiled=compiled, rounds=rounds))
 
 
+@benchmark.command("studies")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Studies of each way of stopping.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="PART",
+              help="A study (asha-0, none-0, ...) or sharing; repeatable.")  # fmt: skip
+@click.option("--scale", "many", is_flag=True, help="One study of many trivial trials instead.")
+@click.option("--trials", type=click.IntRange(1), default=1000, show_default=True,
+              help="Of the study of many.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/studies"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def studies_benchmark(seeds: int, only: tuple[str, ...], many: bool, trials: int, to: Path) -> None:
+    """Measure what studies cost; the same command again goes on where it stopped."""
+    from rayreid.benchmark.studies import many_trials, studies
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    click.echo(many_trials(to, tell, trials) if many else studies(to, tell, seeds, only))
+
+
 @benchmark.command("scaling")
 @click.option("--trunk", default="resnet18", show_default=True, help="A trunk of timm's.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
@@ -111,6 +131,25 @@ def scaling_benchmark(trunk: str, rounds: int, to: Path) -> None:
 
     tell = lambda line: click.echo(line, err=True)  # noqa: E731
     click.echo(scaling(to, tell, trunk=trunk, rounds=rounds))
+
+
+@benchmark.command("galleries")
+@click.option("--vectors", type=click.IntRange(100), default=50_000, show_default=True,
+              help="Embeddings of 2 KiB to enrol.")  # fmt: skip
+@click.option("--maps", type=click.IntRange(100), default=2_000, show_default=True,
+              help="Embeddings of 48 KiB to enrol.")  # fmt: skip
+@click.option("--kills", type=click.IntRange(1, 100), default=2, show_default=True,
+              help="Times that a writer is killed at work.")  # fmt: skip
+@click.option("--searched", type=click.IntRange(100), default=100_000, show_default=True,
+              help="Vectors that are searched; maps a tenth as many.")  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/galleries"),
+              show_default=True, help="Folder for the figures.")  # fmt: skip
+def galleries_benchmark(vectors: int, maps: int, kills: int, searched: int, to: Path) -> None:
+    """Measure the store of galleries beside LanceDB: rates, size, kills, erasure, searches."""
+    from rayreid.benchmark.galleries import galleries
+
+    click.echo(galleries(to, lambda line: click.echo(line, err=True), vectors=vectors, maps=maps,
+                         kills=kills, searched=searched))  # fmt: skip
 
 
 @benchmark.command("methods")
@@ -160,3 +199,63 @@ def methods_benchmark(plan: Path | None, source: str | None, targets: tuple[str,
         chosen, to, lambda line: click.echo(line, err=True), folds=folds, processes=processes
     )
     click.echo(write_page(chosen, rows, to))
+
+
+@benchmark.command("serve")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option("--size", "sizes", multiple=True, type=click.Choice(["quickstart", "resnet50"]),
+              help="Without RUN, an untrained model of this size; repeatable; by default "
+              "all.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(1, 600), default=10.0, show_default=True,
+              help="Of each load.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the page, the figures and the plot.")  # fmt: skip
+def serve_benchmark(run: Path | None, sizes: tuple[str, ...], seconds: float, port: int,
+                    to: Path) -> None:  # fmt: skip
+    """Measure the service of a RUN beside the model called directly, and under too much load."""
+    from rayreid.benchmark.serving import SIZES, serving
+
+    chosen = sizes or tuple(SIZES)
+    click.echo(serving(to, _told, run=run, sizes=chosen, seconds=seconds, port=port))
+
+
+@benchmark.command("faults")
+@click.option("--port", type=click.IntRange(1, 65535), default=8766, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def faults_benchmark(port: int, to: Path) -> None:
+    """Break a service under load in every way; print what was lost, and for how long."""
+    from rayreid.benchmark.faults import faults
+
+    click.echo(faults(to, _told, port=port))
+
+
+@benchmark.command("soak")
+@click.option("--seconds", type=click.FloatRange(30, 86400), default=240.0, show_default=True)
+@click.option("--rate", type=click.FloatRange(0.1, 1000), default=10.0, show_default=True,
+              help="Requests a second.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=8767, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the table.")  # fmt: skip
+def soak_benchmark(seconds: float, rate: float, port: int, to: Path) -> None:
+    """Ask a service steadily, and measure whether its memory grows."""
+    from rayreid.benchmark.soak import soak
+
+    click.echo(soak(to, _told, seconds=seconds, rate=rate, port=port))
+
+
+@benchmark.command("fuzz")
+@click.option("--seconds", type=click.FloatRange(10, 86400), default=120.0, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8768, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
+              show_default=True, help="Folder for the counts.")  # fmt: skip
+def fuzz_benchmark(seconds: float, port: int, to: Path) -> None:
+    """Send a service damaged images and hostile requests; count what comes of them."""
+    from rayreid.benchmark.fuzz import fuzz
+
+    click.echo(fuzz(to, _told, seconds=seconds, port=port))
+
+
+def _told(line: str) -> None:
+    click.echo(line, err=True)

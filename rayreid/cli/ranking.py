@@ -44,6 +44,7 @@ def evaluate(run: str, targets: tuple[str, ...], protocol: str | None, places: t
     from rayreid.results import fetched, returned
     from rayreid.run import keep_evaluation
     from rayreid.settings import checked
+    from rayreid.study_report.record import looked_at
 
     settings = checked(RankingSettings, {"average_precision": average_precision,
                                          "single_gallery_shot": single_gallery_shot})  # fmt: skip
@@ -105,6 +106,9 @@ def evaluate(run: str, targets: tuple[str, ...], protocol: str | None, places: t
             )
         if first.seen:
             notes.append(f"{target} is a source of this run: not an unseen domain")
+        # A run of a study's end is in STUDY/final/.
+        if said := looked_at(folder.absolute().parent.parent, target):
+            notes.append(f"{said}: this is a further look, and nothing may be chosen by it")
         kept.append((first.target if len(parts) == 1 else target,
                      summary([r.ranking for r in results]),
                      summary([r.reference for r in results]),

@@ -43,7 +43,7 @@ def block(scan: Scan, known: People, *, people: int, cameras: int, height: int) 
     cell_height, cell_width = height + _GAP, height // 2 + _GAP
     size = max(11, min(15, height // 8))
     names = [f"id {identity}" for identity in known.identities[rows]]
-    side = round(max(_font(size).getlength(name) for name in ("train ", *names)))
+    side = round(max(font_of(size).getlength(name) for name in ("train ", *names)))
     top = 3 * size
     width = max(side + _GAP + len(columns) * cell_width, 12 * size)
     picture = Image.new("RGB", (width, top + len(rows) * cell_height), "white")
@@ -136,7 +136,7 @@ def _write(
 ) -> None:
     """Write a line of text, cut off where it would be wider than ``width``."""
     text = legible(text)
-    font = _font(size, _reader_of(text))
+    font = font_of(size, _reader_of(text))
     if font.getlength(text) > width:
         while text and font.getlength(text + "...") > width:
             text = text[:-1]
@@ -145,7 +145,8 @@ def _write(
 
 
 @cache
-def _font(size: int, file: Path | None = None) -> ImageFont.FreeTypeFont:
+def font_of(size: int, file: Path | None = None) -> ImageFont.FreeTypeFont:
+    """Return a font of a size: that of a file, or the default."""
     return ImageFont.truetype(file or _default(), size)
 
 

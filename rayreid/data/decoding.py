@@ -32,6 +32,9 @@ else:
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded. Pillow reads many more formats, each of them a way in for an upload."""
 
+RESIZING = "bilinear, antialiased, in whole numbers; upright by EXIF; transparency on black"
+"""What `decode_bytes` does, in words; other words whenever its pixels change."""
+
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded: a small file can ask for gigabytes."""
 
@@ -86,6 +89,24 @@ def decode_bytes(
     """
     rgb = _decoded_by_turbo(data) if TURBO else None
     return _resized(_decoded_by_pillow(data, name) if rgb is None else rgb, height, width)
+
+
+def pixels_of(data: bytes) -> int:
+    """Return how many pixels an encoded image says it has, undecoded; 0 for what is no image."""
+    if TURBO and data.startswith(b"\xff\xd8\xff"):
+        try:
+            height, width, _, _ = decode_jpeg_header(data)
+        except ValueError:
+            pass  # Pillow's part, as in decoding
+        else:
+            return int(height * width)
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return MAX_PIXELS + 1
+    except (UnidentifiedImageError, *DAMAGE):
+        return 0
 
 
 def decode_all(

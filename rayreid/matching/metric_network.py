@@ -11,7 +11,7 @@ from rayreid.matching.products import half_type, product
 TILE_BYTES = 1 << 22
 """Squared differences made at a time and thread."""
 NEAR = 0.25
-"""Share of the mean pair feature at which `linear_scores` is the network's tangent."""
+"""Share of the mean pair feature at which `linear_vectors` are of the network's tangent."""
 DEVICE_TILE_BYTES = 1 << 28
 """Squared differences made at a time on a GPU."""
 
@@ -74,31 +74,41 @@ class MetricNetwork(nn.Module):
                 return _linear_scores(queries, gallery, *folded[0])
             return _hidden_scores(queries, gallery, folded, half or torch.float32)
 
-    def linear_scores(
-        self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
-    ) -> Float[Tensor, "q g"]:
-        """Return the logits of the network's tangent at a near pair, in fp32.
+    def linear_vectors(
+        self, embeddings: Float[Tensor, "n d"], *, queries: bool
+    ) -> Float[Tensor, "n d+2"]:
+        """Return fp32 vectors whose products are the logits of the tangent at a near pair.
 
         That is at `NEAR` of the mean pair of training, which the first normalisation knows: at the
         mean itself the order of the nearest pairs is lost. Without hidden layers these are the
-        logits.
+        logits. ``sum_k w_k (q_k - g_k)^2 + b`` is the product of ``(-2 w q, |q|^2 + b, 1)`` and
+        ``(g, 1, |g|^2)``, norms weighted by ``w``: to within the rounding of a sum of d products
+        as large as the norms, as `_linear_scores`.
         """
-        with torch.autocast(queries.device.type, enabled=False):
-            folded = self._folded()
+        with torch.autocast(embeddings.device.type, enabled=False):
             mean = self.norm.running_mean
             assert mean is not None
-            near = NEAR * mean
-            x, steps = near, []
-            for weight, bias in folded[:-1]:
-                x = weight @ x + bias
-                steps.append(weight * (x > 0)[:, None])
-                x = x.relu()
-            (slope, bias) = folded[-1]
-            value = slope @ x + bias
-            for weight in reversed(steps):
-                slope = slope @ weight
-            shift = value - slope @ near
-            return _linear_scores(queries.float(), gallery.float(), slope, shift)
+            (w,), shift = self.tangent(NEAR * mean)
+            x = embeddings.float()
+            norms = _weighted_norms(x, w)
+            one = torch.ones(len(x), 1, device=x.device)
+            if queries:
+                return torch.cat([x * (-2 * w), (norms + shift.double()).float()[:, None], one], 1)
+            return torch.cat([x, one, norms.float()[:, None]], 1)
+
+    def tangent(self, at: Float[Tensor, " d"]) -> tuple[Float[Tensor, "1 d"], Float[Tensor, " 1"]]:
+        """Return slope and shift of the network around a pair feature, where it is linear."""
+        folded = self._folded()
+        x, steps = at, []
+        for weight, bias in folded[:-1]:
+            x = weight @ x + bias
+            steps.append(weight * (x > 0)[:, None])
+            x = x.relu()
+        (slope, bias) = folded[-1]
+        value = slope @ x + bias
+        for weight in reversed(steps):
+            slope = slope @ weight
+        return slope, value - slope @ at
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         """Return each linear layer's weight and bias with the normalisations inside them."""

@@ -104,6 +104,28 @@ class MatchHead(nn.Module):
         one, other = (F.relu(F.linear(x.float(), weight, bias)) @ logit for x in (forth, back))
         return one + other + shift
 
+    def tangent(self, maxima: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Tensor, Tensor]:
+        """Return slopes and shift of one direction's part of the score, around some maxima, and m.
+
+        The part is ``slopes . (maxima - m) + shift``, m being the mean maximum of training; the two
+        directions' parts sum to the score of `frozen`.
+        """
+        scale, shift = affine_of(self.score_norm)
+        mean = self.norm.running_mean
+        assert mean is not None
+        if self.hidden is None or self.hidden_norm is None:
+            weights, constant = self._weights()
+            return weights, constant / 2 + weights.sum() * mean, mean
+        norm_scale, norm_shift = affine_of(self.norm)
+        hidden_scale, hidden_shift = affine_of(self.hidden_norm)
+        weight = norm_scale * hidden_scale[:, None] * self.hidden.weight
+        bias = hidden_scale * norm_shift * self.hidden.weight.sum(1) + hidden_shift
+        units = weight @ maxima + bias
+        logit = scale * self.logit.weight[0]
+        slopes = (logit * (units > 0)) @ weight
+        value = logit @ units.relu() + shift / 2
+        return slopes, value - slopes @ (maxima - mean), mean
+
     def _weights(self) -> tuple[Float[Tensor, " n"], Float[Tensor, ""]]:
         """Return the weight of each position's maxima, and the constant, without a hidden layer."""
         norm_scale, norm_shift = affine_of(self.norm)

@@ -42,7 +42,7 @@ def score_all(
     even the scores of a pair find room.
     """
     scores = torch.empty(len(queries), len(gallery))
-    cosine = type(method).score is Method.score
+    cosine = type(method).score is Method.score and type(method).rough is Method.rough
     both = queries is gallery and (method.symmetric or cosine)
     pairs = _pairs(method, gallery, tile_bytes)
     with precision_of(queries.device, half):

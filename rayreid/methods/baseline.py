@@ -26,7 +26,9 @@ from pydantic import Field
 from torch import Tensor
 
 from rayreid.batch import Batch, Census
+from rayreid.explanation import Explanation
 from rayreid.method import Method
+from rayreid.nn.contributions import cosine_explanation
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
 from rayreid.nn.neck import Neck, classifier
 from rayreid.nn.trunk import Trunk, TrunkSettings
@@ -72,6 +74,10 @@ class Baseline(Method):
         """Return the normalised feature of each image."""
         normalised: Tensor = self.neck(self.trunk(images))[1]
         return normalised
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return the shares of places in the cosine."""
+        return cosine_explanation(self.neck.by_place(self.trunk(pair)))
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return the identity and the triplet loss."""

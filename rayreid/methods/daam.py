@@ -23,11 +23,9 @@ DSH to tell its people.
 v1's abstract gives the two branches and what each loss is for, v2's the split and soft labels by
 clustering. The rest is a choice. A is the product of a gate of channels and one of places. L_ds
 sees DSH at unit length, so that shrinking it does not help; c comes from the first batch. The DSP
-branch's normalisation is one for both domains in any case: one for each would hide what the branch
-is to tell. The classifier of clusters is their centres, since their number changes every epoch and
-a learnt layer would begin anew each time. Clusters are found by shared neighbours, whose distances
-DBSCAN's usual radius of 0.6 is meant for. A batch's target crops are drawn at random, not by
-pseudo label.
+branch has one normalisation for both domains: one for each would hide what it is to tell. Clusters'
+centres classify, since a learnt layer would begin anew whenever their number changes. DBSCAN's
+usual radius of 0.6 is meant for distances by shared neighbours. A batch's target crops are random.
 
 `rayreid benchmark methods` (four folds, three seeds): .566 mAP, +.046 (+- .039) over AdaBN.
 """
@@ -42,10 +40,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census, Unlabelled
+from rayreid.explanation import Explanation
 from rayreid.method import Method
 from rayreid.nn.adaptation import domain_accuracy, domain_loss, domain_probe, domain_similarity
 from rayreid.nn.attention import SplitAttention
 from rayreid.nn.clustering import centred_by_camera, dbscan, density_clusters, kmeans
+from rayreid.nn.contributions import cosine_explanation
 from rayreid.nn.domain_norm import separate_domains, source_statistics
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
 from rayreid.nn.neck import Neck, classifier
@@ -156,9 +156,8 @@ class DAAM(Method):
         super().__init__(config, trunk, census, size)
         self.config, self.trunk = config, Trunk(trunk)
         channels = self.trunk.channels
-        self.attention = SplitAttention(
-            channels, config.reduction, config.attention, config.initial_share
-        )
+        gates = config.reduction, config.attention, config.initial_share
+        self.attention = SplitAttention(channels, *gates)
         self.neck = Neck(channels)
         self.classifier = classifier(channels, census.total)
         # Only what the losses use: DDP waits for the gradient of every parameter there is.
@@ -179,6 +178,12 @@ class DAAM(Method):
         features = self.trunk(images)
         normalised: Tensor = self.neck(self.attention(features) * features)[1]
         return normalised.float()
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return the shares of places in the cosine, and the attention, its channels' mean."""
+        features = self.trunk(pair)
+        attention = self.attention(features)
+        return cosine_explanation(self.neck.by_place(attention * features), attention.mean(1))
 
     def start_epoch(self, epoch: int, target: Unlabelled | None = None) -> None:
         """Label the target's crops by their embeddings, once the epochs without labels are over.
@@ -228,20 +233,21 @@ class DAAM(Method):
         if batch.target is None or batch.target_indices is None:
             raise _no_target()
         source, target = self._both(batch.images, batch.target)
-        shared, specific = (source.shared, target.shared), (source.specific, target.specific)
+        specific = source.specific, target.specific
         losses = self._source_losses(source, batch.identities)
         self._figures = self._figures_of(source, target, batch.identities)
         with torch.autocast(batch.images.device.type, enabled=False):
             if config.domain_weight:
-                losses["domain"] = config.domain_weight * self.similarity(shared, specific)
+                losses["domain"] = config.domain_weight * self.similarity(
+                    (source.shared, target.shared), specific
+                )
             if config.specific_weight:
                 logits = self.specific(torch.cat(specific)).tensor_split([len(batch.images)])
                 losses["specific"] = config.specific_weight * domain_loss(*logits)
                 self._figures["specific_domain_accuracy"] = domain_accuracy(*logits)
             if config.target_weight:
-                losses["target"] = config.target_weight * self._target_loss(
-                    target.embedding, batch.target_indices
-                )
+                unlabelled = self._target_loss(target.embedding, batch.target_indices)
+                losses["target"] = config.target_weight * unlabelled
         return losses
 
     def monitors(self) -> dict[str, Float[Tensor, ""]]:
@@ -253,8 +259,7 @@ class DAAM(Method):
 
     def _features(self, images: Tensor) -> _Features:
         features = self.trunk(images)
-        attention = self.attention(features)
-        shared = attention * features
+        shared = (attention := self.attention(features)) * features
         pooled, normalised = self.neck(shared)
         specific = (features - shared).mean((2, 3))
         share = attention.detach().float().mean((1, 2, 3))
@@ -274,12 +279,9 @@ class DAAM(Method):
     def _source_losses(self, source: _Features, identities: Tensor) -> dict[str, Tensor]:
         config = self.config
         logits = self.classifier(source.embedding)
-        identity = identity_loss(logits, identities, config.smoothing)
+        identity = identity_loss(logits, identities, config.smoothing) * config.identity_weight
         triplet = batch_hard_triplet_loss(source.shared, identities, config.margin)
-        return {
-            "identity": config.identity_weight * identity,
-            "triplet": config.triplet_weight * triplet,
-        }
+        return {"identity": identity, "triplet": config.triplet_weight * triplet}
 
     def _target_loss(self, embeddings: Tensor, indices: Tensor) -> Tensor:
         """Return L_u; while there are no labels, a zero with a graph, so that names stay."""
@@ -293,10 +295,8 @@ class DAAM(Method):
     @torch.no_grad()
     def _figures_of(self, source: _Features, target: _Features, who: Tensor) -> dict[str, Tensor]:
         shared = F.normalize(source.shared), F.normalize(target.shared)
-        figures = {
-            "attention": torch.stack([source.attention.mean(), target.attention.mean()]).mean(),
-            "shared_domain_accuracy": domain_probe(*shared, who),
-        }
+        attention = torch.stack([source.attention.mean(), target.attention.mean()]).mean()
+        figures = {"attention": attention, "shared_domain_accuracy": domain_probe(*shared, who)}
         if self.config.target_weight and self.config.target_loss == "clusters":
             made = self.labels
             counts = (made.count, made.share) if isinstance(made, Clusters) else (0, 0)

@@ -37,8 +37,10 @@ from pydantic import Field
 from torch import Tensor
 
 from rayreid.batch import Batch, Census, Unlabelled
+from rayreid.explanation import Explanation
 from rayreid.matching.metric_network import MetricNetwork, squared_difference
 from rayreid.method import Method
+from rayreid.nn.contributions import difference_explanation
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss
 from rayreid.nn.neck import Neck, classifier
 from rayreid.nn.trunk import Trunk, TrunkSettings
@@ -132,11 +134,18 @@ class GMN(Method):
         """Return M-Net's logits; symmetric, and one constant for every crop with itself."""
         return self.metric.score(queries, gallery)
 
-    def approximate(
-        self, queries: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"]
-    ) -> Float[Tensor, "q g"]:
-        """Return M-Net's tangent at a near pair: one product for all pairs."""
-        return self.metric.linear_scores(queries, gallery)
+    def rough(self, embeddings: Float[Tensor, "n d"], *, queries: bool) -> Float[Tensor, "n d+2"]:
+        """Return vectors whose products are M-Net's tangent at a near pair."""
+        return self.metric.linear_vectors(embeddings, queries=queries)
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return the shares of places in M-Net's logit, which is linear around a pair."""
+        maps = self.neck.by_place(self.trunk(pair)).float()
+        f = self._scaled(maps.mean((2, 3)))
+        if self.config.feature_norm == "l2":
+            maps = maps * (f.norm(dim=1) / maps.mean((2, 3)).norm(dim=1))[:, None, None, None]
+        slope, shift = self.metric.tangent(squared_difference(f[0], f[1]))
+        return difference_explanation(maps, slope[0], float(shift))
 
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:  # noqa: ARG002
         """Return the bytes of a score and of what it is summed from."""

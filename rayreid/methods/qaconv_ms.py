@@ -47,6 +47,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census
+from rayreid.explanation import Explanation, Matches
 from rayreid.matching.folding import affine_of
 from rayreid.matching.maxima import self_maxima
 from rayreid.matching.query_adaptive import MatchHead
@@ -134,7 +135,7 @@ class QAConvMS(Method):
         super().__init__(config, trunk, census, size)
         self.config = config
         self.trunk = Trunk(trunk)
-        h, w = self.trunk.grid(*size)
+        self.grid = h, w = self.trunk.grid(*size)
         c = config.channels
         self.neck = nn.Conv2d(self.trunk.channels, c, 3, padding=1)
         self.templates = nn.ModuleList(nn.Conv2d(c, c, k, padding=k // 2) for k in config.scales)
@@ -181,16 +182,62 @@ class QAConvMS(Method):
         scale, shift = affine_of(self.sum_norm)
         return scores * scale + shift
 
-    def approximate(
-        self, queries: Float[Tensor, "q slices c n"], gallery: Float[Tensor, "g slices c n"]
-    ) -> Float[Tensor, "q g"]:
-        """Return the cosine of the plain maps, place by place: no search for best matches.
+    def rough(
+        self,
+        embeddings: Float[Tensor, "b slices c n"],
+        *,
+        queries: bool,  # noqa: ARG002
+    ) -> Float[Tensor, "b d"]:
+        """Return the plain maps, normalised: places are compared, and no best matches searched for.
 
         Means over places would lose where things are, and with it many good matches.
         """
-        a, b = (F.normalize(x[:, 0].float().flatten(1)) for x in (queries, gallery))
-        with torch.autocast(queries.device.type, enabled=False):
-            return a @ b.T
+        return F.normalize(embeddings[:, 0].float().flatten(1))
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return what the best match of each place adds to the score, in every slice.
+
+        Beside the mean best match of training, so that a match that is merely usual adds nothing.
+        """
+        maps = self.embed(pair).float()
+        scale, constant = (
+            (1.0, maps.new_zeros(1)) if self.sum_norm is None else affine_of(self.sum_norm)
+        )
+        added, places = [], []
+        for i, head in enumerate(self.heads):
+            assert isinstance(head, MatchHead)
+            products = maps[0, i].T @ maps[1, i]  # [places of the first, of the second]
+            for side in (0, 1):
+                best, where = products.max(1 - side)
+                slopes, shift, usual = head.tangent(best)
+                added.append(scale * slopes * (best - usual))
+                places.append(where)
+                constant = constant + scale * shift
+        adds, found = torch.stack(added), torch.stack(places)  # [slices x 2, places]
+        n, slices = maps.shape[-1], len(self.heads)
+        itself = torch.arange(n, device=maps.device).expand_as(found)
+        back = torch.arange(2 * slices, device=maps.device)[:, None] % 2 == 1
+        parts = ["plain map", *(f"{k} x {k} templates" for k in self.config.scales)]
+        parts += ["self-attention"] if self.attention is not None else []
+        return Explanation(
+            score=float(adds.double().sum() + constant),
+            constant=float(constant),
+            first=adds[0::2].sum(0).view(self.grid),
+            second=adds[1::2].sum(0).view(self.grid),
+            sums="together",
+            says=(
+                "each place of either crop is matched with the place most like it in the other: "
+                "what these matches add beside usual ones, of both crops, and the constant sum to "
+                "the score exactly"
+            ),
+            matches=Matches(
+                torch.where(back, found, itself).flatten(),
+                torch.where(back, itself, found).flatten(),
+                adds.flatten(),
+                torch.arange(slices, device=maps.device).repeat_interleave(2 * n),
+                tuple(parts),
+            ),
+        )
 
     def pair_bytes(self, embedding: tuple[int, ...]) -> int:
         """Return the bytes of one slice's maxima, twice, and of a head's units."""

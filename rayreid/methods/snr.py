@@ -45,7 +45,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from rayreid.batch import Batch, Census
+from rayreid.explanation import Explanation
 from rayreid.method import Method
+from rayreid.nn.contributions import cosine_explanation
 from rayreid.nn.losses import batch_hard_triplet_loss, identity_loss, squared_distances
 from rayreid.nn.neck import Neck, classifier
 from rayreid.nn.restitution import InstanceNorm, Map, Restitution, Vectors
@@ -141,6 +143,10 @@ class SNR(Method):
         """Return the normalised feature of each image; no F- is computed for it."""
         normalised: Tensor = self.neck(self.trunk(images, self._next))[1]
         return normalised
+
+    def explain(self, pair: Float[Tensor, "2 3 height width"]) -> Explanation:
+        """Return the shares of places in the cosine."""
+        return cosine_explanation(self.neck.by_place(self.trunk(pair, self._next)))
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return L_id, L_tri, and of each stage with a lambda its dual causality loss."""

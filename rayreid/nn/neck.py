@@ -24,6 +24,15 @@ class Neck(nn.Module):
         pooled = features.mean((2, 3))
         return pooled, self.norm(pooled)
 
+    def by_place(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the normalised feature's vector at each place; their mean is that feature.
+
+        In eval mode, where the normalisation scales and shifts each channel.
+        """
+        b, c, h, w = features.shape
+        vectors: Tensor = self.norm(features.permute(0, 2, 3, 1).reshape(-1, c))
+        return vectors.view(b, h, w, c).permute(0, 3, 1, 2)
+
     def by_batch(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
         """Return the normalised feature by this batch's statistics, leaving no trace of it."""
         pooled = features.mean((2, 3))

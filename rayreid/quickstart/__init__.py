@@ -47,6 +47,7 @@ from rayreid.report import ranked_lists, table
 from rayreid.run import Run, open_sources
 from rayreid.search_space import parse_space
 from rayreid.serve import start, stop
+from rayreid.serve.settings import service_of
 from rayreid.session import session
 from rayreid.settings import checked, dotted, unknown
 from rayreid.train import learn_side_by_side, train_on_ray
@@ -206,7 +207,7 @@ def _page(results: Mapping[str, Mapping[str, Ranking]], sources: Sequence[str], 
         f"besides, and it alone learnt on {WORKERS} workers.\n\n"
         f"Adapting is another task, with unlabelled crops of {there} at hand; ranked there alone:"
         f"\n\n{table(('method', 'mAP', 'R1'), adapting)}\n\n"
-        f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/trials.parquet, "
+        f"Files: best.yaml (`rayreid train {tuned} --from best.yaml`), study/report.html, "
         f"ranked_lists.png ({tuned} on {there}), contact_sheet.png.\n"
     )
 
@@ -215,7 +216,7 @@ def _serve(run: Run, tell: Teller) -> None:
     """Serve a run, ask it over HTTP for the scores of a few pairs, and stop it."""
     domain = open_target(UNSEEN[0], run.experiment)
     pairs, images, same = _some_pairs(domain, run.experiment)
-    url = start(run.folder, port=free_port())
+    url = start(service_of([run.folder], port=free_port()))
     tell(f"serving {run.folder.name} at {url}")
     try:
         body = json.dumps({"images": images, "pairs": pairs}).encode()

@@ -79,8 +79,8 @@ SHARED = ("optimiser.",)
 """Settings that all take over from the study, so that they learn alike; they were chosen for the
 method that was tuned, which favours it if anything."""
 STUDIES: Mapping[str, Mapping[str, object]] = {
-    "gmn": {"trials": 8, "grace_epochs": 2},
-    "qaconv_ms": {"trials": 5, "grace_epochs": 1},
+    "gmn": {"trials": 8, "grace_epochs": 2, "finalists": 0},
+    "qaconv_ms": {"trials": 5, "grace_epochs": 1, "finalists": 0},
 }
 """How much is searched: a trial of qaconv_ms takes as long as three of gmn."""
 WORKERS = 2

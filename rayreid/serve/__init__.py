@@ -1,102 +1,116 @@
-"""A trained method behind HTTP on Ray Serve: starting and stopping it."""
+"""Trained methods behind HTTP on Ray Serve: starting and stopping the service."""
 
 import http.client
 import json
+import logging
+import os
 import socket
 import time
-from pathlib import Path
+from collections.abc import Mapping
 
 import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on import
 
 # isort: split
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from rayreid.checkpoint import load_trained
-from rayreid.serve.api import Served
-from rayreid.serve.deployments import ALIVE_S, RETRY_AFTER_S, Ingress, Matcher
-from rayreid.serve.request import Limits
+from rayreid.guard.audit import Audit
+from rayreid.guard.connections import DoorSettings
+from rayreid.guard.door import CALLBACK
+from rayreid.guard.tokens import read_tokens
+from rayreid.serve.app import DRAIN_S, QUIET, application, described
+from rayreid.serve.ingress import APPLICATION
+from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
 
-APPLICATION = "rayreid"
-"""Name of the application in Ray Serve."""
+log = logging.getLogger(__name__)
+
+ALIVE_S = 5
+"""How long the service may take to show that it is there."""
 
 
-def start(
-    run: Path,
-    *,
-    name: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    replicas: int = 1,
-    gpus: float = 0.0,
-    limits: Limits | None = None,
-    timeout: float = 300.0,
-) -> str:
-    """Serve a trained run on the running Ray, and return the base URL once it answers.
+def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
+    """Start a service on the running Ray, and return the base URL once it answers.
 
-    ``name`` is what the service calls its model (by default the run's folder); ``gpus`` is for
-    each replica, and may be a fraction; ``timeout`` is in seconds. On a cluster, ``run`` lies
-    on storage that all nodes share, and HTTP is answered by the head node alone.
+    On a cluster, runs lie on storage that all nodes share, and HTTP is answered by the head node
+    alone. ``timeout`` is in seconds.
 
-    A service that runs already is replaced. Raises `FileNotFoundError` or `ValueError` for a run
-    that cannot be served or an address that cannot be had, before anything is deployed;
-    `FailureError` where the service does not come up.
+    A service that runs already is replaced: what it is asked meanwhile is answered by its old
+    models or by the new ones. Raises `FileNotFoundError` or `ValueError` for a run that cannot be
+    served, an address that cannot be had, a tokens file that others may read, or galleries in a
+    folder where a cluster has several machines, before anything is deployed; `FailureError` where
+    the service does not come up: one that ran before then goes on.
     """
-    run, limits = run.absolute(), limits or Limits()
-    trained = load_trained(run)
-    loading = trained.experiment.loading
-    named = name or (run.parent if run.name == "best" else run).name
-    served = Served(named, trained.fingerprint, loading.height, loading.width)
+    settings = settings.absolute()
+    if settings.tokens:
+        read_tokens(settings.tokens)
+    if settings.audit:
+        Audit(settings.audit)
+    served = described(settings)
+    target = serve.RunTarget(application(settings, served), name=APPLICATION)
+    host, port = settings.host, settings.port
     if serve.status().proxies:
         _refuse_elsewhere(host, port)
     else:
         _refuse_taken(host, port)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=limits.seconds),
+        http_options=HTTPOptions(host=host, port=port, request_timeout_s=settings.limits.seconds),
+        logging_config=QUIET,
     )
-    matcher = _PROMPT(Matcher).options(
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
-        max_ongoing_requests=limits.matching,
-        max_queued_requests=limits.waiting,
-    )
-    ingress = _PROMPT(serve.ingress()(Ingress)).options(
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=limits.admitted,
-        max_queued_requests=limits.waiting,
-        backpressure_config={"status_code": 503, "retry_after_s": RETRY_AFTER_S},
-    )
-    bound = matcher.bind(run, trained.fingerprint, replicas, cuda=gpus > 0)
-    application = serve.RunTarget(ingress.bind(bound, served, limits), name=APPLICATION)
+    replacing = APPLICATION in serve.status().applications
     deadline = time.monotonic() + timeout
     try:
-        serve.run_many([application], wait_for_applications_running=False)
+        serve.run_many([target], wait_for_applications_running=False)
         _await_running(deadline)
-        return _await_answer(host, port, served, deadline)
+        default = next(iter(served.values()))
+        url = _await_answer(host, port, default.fingerprint, deadline)
     except BaseException:
-        stop()
+        if not replacing:
+            stop(drain=0)
         raise
+    if not _has_door(host, port):
+        log.warning(
+            "Serve's proxy bounds neither connections nor headers; start Ray's head node with "
+            "%s=%s in its environment, or put a gateway in front",
+            CALLBACK,
+            os.environ[CALLBACK],
+        )
+    return url
 
 
-_PROMPT = serve.deployment(
-    max_constructor_retry_count=1,
-    graceful_shutdown_wait_loop_s=0.2,
-    graceful_shutdown_timeout_s=10,
-)
-"""Failing and ending are a matter of seconds: a run that cannot be loaded now never can."""
+def _has_door(host: str, port: int) -> bool:
+    """Return whether the proxy has `rayreid.guard.door`: it refuses headers that are too long."""
+    status, _ = _get(host, port, "/-/healthz", {"X-Long": "x" * 2 * DoorSettings().header_bytes})
+    return status == 431
 
 
-def stop() -> None:
-    """End the service, and Serve itself where it serves nothing else."""
-    if APPLICATION in serve.status().applications:
+def stop(drain: float = DRAIN_S) -> None:
+    """End the service once what it was asked is answered, and Serve where it serves nothing else.
+
+    Requests that come from now on are refused with 503; those under way have ``drain`` seconds.
+    """
+    application = serve.status().applications.get(APPLICATION)
+    if application is not None:
+        if application.status == ApplicationStatus.RUNNING and drain:
+            _drain(drain)
         serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
+
+
+def _drain(seconds: float) -> None:
+    """Wait for what is under way: replicas that end at the same time would lose it."""
+    try:
+        drained = serve.get_app_handle(APPLICATION).drained.remote(seconds)
+        if not drained.result(timeout_s=seconds + ALIVE_S):
+            log.warning("after %.0f s there are still requests under way; they are lost", seconds)
+    except (TimeoutError, RayServeException, RayError) as error:
+        log.warning("the service did not tell what is under way (%s); it ends now", error)
 
 
 def _refuse_taken(host: str, port: int) -> None:
@@ -147,13 +161,13 @@ def _await_running(deadline: float) -> None:
     raise FailureError(f"the service did not start: {reason}")
 
 
-def _await_answer(host: str, port: int, served: Served, deadline: float) -> str:
+def _await_answer(host: str, port: int, fingerprint: str, deadline: float) -> str:
     """Return the service's address when it answers there, and as what it should be."""
     reason = "no time was left"
     while time.monotonic() < deadline:
         try:
             _, body = _get(host, port, "/healthz")
-            if json.loads(body).get("fingerprint") == served.fingerprint:
+            if json.loads(body).get("fingerprint") == fingerprint:
                 return _url(host, port)
             reason = "another service does"
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -172,11 +186,13 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+def _get(
+    host: str, port: int, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     # http.client, unlike others, asks no proxy that the environment names.
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=ALIVE_S + 1)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -12,6 +12,7 @@ from rayreid.tune.objectives import beats
 from rayreid.tune.plan import wall_seconds, write_plan
 from rayreid.tune.progress import Teller
 from rayreid.tune.search import Search
+from rayreid.tune.storage import close_storage
 
 BEST, FRONT = "best.yaml", "front.yaml"
 
@@ -43,6 +44,7 @@ def conclude(
     reported = [row["reported"] for rows in search.record.trials.values() for row in rows.values()]
     outcome["wall_seconds"] = wall_seconds(plan["sessions"], reported)
     write_plan(folder, {**plan, "outcome": outcome})
+    close_storage(search.study)
     tell(_verdict(search, ended))
     if "warning" in plan:
         tell(plan["warning"])

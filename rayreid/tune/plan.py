@@ -17,7 +17,14 @@ from rayreid.tune.objectives import OBJECTIVES
 from rayreid.tune.settings import StudySettings
 
 PLAN = "study.yaml"
-HOW_IT_RUNS = ("study.parallel", "study.retries", "study.states_every")
+HOW_IT_RUNS = (
+    "study.parallel",
+    "study.retries",
+    "study.states_every",
+    "study.finalists",
+    "study.final_seeds",
+    "study.pack",
+)
 """Settings that change no trial, so that a resumption may have others."""
 WHAT_IT_IS = ("study", "space", "folds", "target", "experiment")
 """Entries that a resumption must share."""
@@ -53,6 +60,12 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     """Return the study.yaml of a folder, None where there is none."""
     path = folder / PLAN
     return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def is_finished(plan: Mapping[str, Any], settings: StudySettings) -> bool:
+    """Return whether a study has come to its end, its final stage too where one is wanted."""
+    outcome = plan.get("outcome") or {}
+    return bool(outcome) and ("final" in outcome or not settings.finalists)
 
 
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:

@@ -39,6 +39,11 @@ class StudySettings(Settings):
     epoch. What raises an error is not tried again."""
     states_every: int = Field(1, ge=1)
     """Epochs between two states of a trial on disk, to go on from after a loss."""
+    finalists: int = Field(3, ge=0)
+    """Settings that are run again, with fresh seeds, when the search is over: as many of the best,
+    and the starting ones; 0 = the search's best is the study's."""
+    final_seeds: int = Field(3, ge=1)
+    """Fresh seeds of each finalist, and of the winner when it is learnt from all sources."""
     seed: int = Field(0, ge=0)
     """Seed of the sampler."""
     parallel: int = Field(0, ge=0)
@@ -47,6 +52,9 @@ class StudySettings(Settings):
     """Cores of a trial."""
     gpus_per_trial: float = Field(0.0, ge=0)
     """GPUs of a trial; a fraction shares one."""
+    pack: bool = False
+    """Whether trials share GPUs by the memory that they need: a step of the starting settings is
+    measured, and as many trials have a GPU as it holds with a margin; replaces gpus_per_trial."""
 
     @field_validator("storage")
     @classmethod

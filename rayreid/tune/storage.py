@@ -7,6 +7,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TypeVar
 
+from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -66,6 +67,15 @@ def open_storage(url: str, folder: Path) -> BaseStorage:
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise OSError(f"the storage {url} does not answer: {reason}") from None
+
+
+def close_storage(study: Study) -> None:
+    """Give a data base its connections back; a journal has none."""
+    storage = study._storage
+    storage.remove_session()
+    backend = getattr(storage, "_backend", None)
+    if isinstance(backend, RDBStorage):
+        backend.engine.dispose()
 
 
 def _with_driver(url: URL) -> str:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rayreid.session import session  # before ray: it sets what ray reads on import
@@ -18,10 +18,21 @@ from rayreid.checkpoint import build
 from rayreid.experiment import Experiment, load_experiment
 from rayreid.protocols import Fold
 from rayreid.search_space import Space, start_within
+from rayreid.study_report import write_report
+from rayreid.study_report.record import looked_at
 from rayreid.tune.concluding import BEST, conclude
+from rayreid.tune.ending import finish
 from rayreid.tune.folds import folds_of, open_folds, warning_of
 from rayreid.tune.objectives import OBJECTIVES
-from rayreid.tune.plan import code_of, plan_of, read_plan, refuse_other_plan, write_plan
+from rayreid.tune.packing import packed
+from rayreid.tune.plan import (
+    code_of,
+    is_finished,
+    plan_of,
+    read_plan,
+    refuse_other_plan,
+    write_plan,
+)
 from rayreid.tune.progress import Progress, Teller
 from rayreid.tune.record import Record
 from rayreid.tune.samplers import refuse_unless_sampled, sampler_of
@@ -65,8 +76,10 @@ def study(
     before = read_plan(folder)
     if before:
         refuse_other_plan(folder, before, plan)
-        if "outcome" in before:
+        if is_finished(before, settings):
             tell(f"{folder} is finished; remove it, or give another --name, to search again")
+            if said := looked_at(folder):
+                tell(said)
             return load_experiment(folder / BEST, trusted=experiment.method)
         if not resume:
             raise ValueError(
@@ -83,22 +96,38 @@ def study(
     with session():
         _refuse_without_room(settings)
         with locked(folder):
-            plan["sessions"].append(time.time())
-            search = search_of(space, start, folder, settings, experiment.epochs, target, tell)
-            if before is None and search.states():
-                raise ValueError(
-                    f"the storage {settings.storage or folder} has a study called {folder.name} "
-                    "already, of another folder; give this one another --name"
+            if settings.pack:
+                settings, measured = packed(settings, experiment, domains, folds)
+                tell(
+                    f"a trial takes {measured.peak / 2**30:.1f} GiB of a GPU's "
+                    f"{measured.total / 2**30:.1f}: it has {settings.gpus_per_trial:g} of one"
                 )
-            write_plan(folder, plan)
-            try:
-                _run(search, experiment, domains, folds)
-            except KeyboardInterrupt:
-                tell("interrupted; the same command with --resume goes on")
-                raise
-            finally:
-                search.record.write(search.states(), now=True)
-            return conclude(search, experiment, plan, tell)
+            if "outcome" not in plan:
+                plan["sessions"].append(time.time())
+                search = search_of(space, start, folder, settings, experiment.epochs, target, tell)
+                if before is None and search.states():
+                    raise ValueError(
+                        f"the storage {settings.storage or folder} has a study called "
+                        f"{folder.name} already, of another folder; give this one another --name"
+                    )
+                write_plan(folder, plan)
+                try:
+                    run_trials(search, _trial(search, experiment, domains, folds))
+                except KeyboardInterrupt:
+                    tell("interrupted; the same command with --resume goes on")
+                    raise
+                finally:
+                    search.record.write(search.states(), now=True)
+                try:
+                    conclude(search, experiment, plan, tell)
+                finally:
+                    write_report(folder)
+            if not settings.finalists:
+                return load_experiment(folder / BEST, trusted=experiment.method)
+            plan = read_plan(folder) or plan
+            best = finish(plan, experiment, domains, folds, folder, settings, target, tell)
+            tell(f"the report is {write_report(folder)}")
+            return best
 
 
 def _refuse_without_room(settings: StudySettings) -> None:
@@ -146,20 +175,25 @@ def search_of(
     return Search(asked, space, record, settings, epochs, progress)
 
 
-def _run(
+def _trial(
     search: Search, experiment: Experiment, domains: Mapping[str, Domain], folds: list[Fold]
-) -> None:
-    """Run trials on Ray until the search has no more."""
-    settings, folder = search.settings, search.record.folder
-    trial = tune.with_parameters(
+) -> Callable[..., None]:
+    """Return what learns with a trial's settings; the domains are in memory once a node."""
+    trial: Callable[..., None] = tune.with_parameters(
         run_trial,
         experiment=experiment,
         domains=domains,
         folds=folds,
-        folder=folder,
+        folder=search.record.folder,
         costs=search.objective.costs,
-        states_every=settings.states_every,
+        states_every=search.settings.states_every,
     )
+    return trial
+
+
+def run_trials(search: Search, trial: Callable[..., None]) -> None:
+    """Run trials on Ray until the search has no more."""
+    settings, folder = search.settings, search.record.folder
     # What Ray keeps of a session is for a restoration of its own; ours reads none of it.
     shutil.rmtree(folder / "ray", ignore_errors=True)
     tuner = tune.Tuner(

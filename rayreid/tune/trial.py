@@ -72,7 +72,7 @@ def run_trial(
         wanted = experiment.replaced(config["values"])
         cost = found[1][COST] if found else None
         clock = time.perf_counter()
-        for epochs in _lockstep(wanted, folds, domains, found[0] if found else None):
+        for epochs in lockstep(wanted, folds, domains, found[0] if found else None):
             if costs and cost is None:
                 held_out = Target(domains[folds[0].held_out], wanted.loading)
                 cost = cost_per_pair(epochs[0].learner.averaged, held_out)
@@ -92,11 +92,13 @@ def run_trial(
         raise
 
 
-def _lockstep(
+def lockstep(
     experiment: Experiment,
     folds: Sequence[Fold],
     domains: Mapping[str, Domain],
     state: Path | None,
+    *,
+    rank_every: int = 1,
 ) -> Iterator[tuple[Epoch, ...]]:
     """Yield the epochs of all folds together; what follows a state is what would have followed."""
     adapts = experiment.Method.adapts
@@ -111,6 +113,7 @@ def _lockstep(
             targets=[Target(domains[fold.held_out], experiment.loading)],
             state=state and state / f"fold_{number}",
             device="cuda" if ray.get_gpu_ids() else "cpu",
+            rank_every=rank_every,
         )
         for number, fold in enumerate(folds)
     ]

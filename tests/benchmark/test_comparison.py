@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from rayreid.benchmark.comparison import (
     DOMAIN,
     FOLD,
-    STUDENT,
-    Spread,
     draw,
     lines,
     page,
@@ -22,6 +20,7 @@ from rayreid.benchmark.comparison import (
 )
 from rayreid.benchmark.plan import Plan
 from rayreid.settings import checked
+from rayreid.spread import STUDENT, Spread
 
 PLAN = checked(
     Plan,

@@ -18,7 +18,11 @@ def test_two_workers_learn_together_and_exchange() -> None:
 
 
 def test_the_table_says_what_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds = {Case(1, 1): Speed(50, 0), Case(2, 1): Speed(80, 0.1), Case(1, 2): Speed(90, 0)}
+    speeds = {
+        Case(1, 1): Speed(50.0, 0.0),
+        Case(2, 1): Speed(80.0, 0.1),
+        Case(1, 2): Speed(90.0, 0.0),
+    }
     monkeypatch.setattr(scaling, "measured", lambda case, *_: speeds[case])
     text = scaling.scaling(tmp_path, lambda _: None)
     assert "not of two nodes" in text

@@ -28,7 +28,7 @@ def drawn(
 
 def cells(picture: np.ndarray, rows: int, columns: int) -> list[list[np.ndarray]]:
     """Return the cells of 64 x 32, with gaps of 2, right of the rows' names."""
-    left = round(contact_sheet._font(11).getlength("train ")) + 2
+    left = round(contact_sheet.font_of(11).getlength("train ")) + 2
     shown = picture[-rows * 66 :, left:]
     return [[shown[r * 66 :][:64, c * 34 :][:, :32] for c in range(columns)] for r in range(rows)]
 

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from rayreid.checkpoint import load_trained
 from rayreid.data.storage import Storage, canonical_address
-from tests.cluster import ROOT, Node, loopback_cluster
 from tests.faults.conftest import Record
 from tests.faults.driver import Driver, fill
+from tests.nodes import ROOT, Node, loopback_cluster
 from tests.store import ObjectStore, cuttable
 from tests.tune.test_faults import SLOW, SPACE, agreed, reports
 
@@ -117,6 +118,25 @@ def test_a_node_dies_under_a_study(tmp_path: Path, record: Record) -> None:
         assert running.wait() == 0, running.said
     agreed(folder, TRIALS)
     record("a node dies under a study", f"nothing of {told} reports", recovered)
+
+
+def test_nodes_that_share_no_folder_finish_a_study(
+    store_server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The driver's node has no cores, so all is learnt where its folders are not.
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with loopback_cluster(2, environment=store_server.environment, hidden=hidden) as cluster:
+        more = ("--study=trials=2", "--study=finalists=1", "--study=final_seeds=2")
+        command = tune(tmp_path, store_server.address("apart"), *more)
+        running = Driver(command, cluster.environment | {"TMPDIR": str(hidden)}, tmp_path)
+        assert running.wait() == 0, running.said
+    folder = brought(store_server, "apart", tmp_path / "back", monkeypatch)
+    for seed in (1, 2):
+        run = folder / "final" / f"seed-{seed}"
+        found = load_trained(run, trusted="tests.tune.faulty:Slow").fingerprint
+        assert found in (run / "ranking.json").read_text()
+        assert f"learnt from all sources: final/seed-{seed}" in running.said
 
 
 def trials_on(node: Node) -> bool:

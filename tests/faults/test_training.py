@@ -9,10 +9,10 @@ import pytest
 
 from rayreid.data.storage import Storage, canonical_address
 from rayreid.experiment import compose
-from tests.cluster import ROOT, LoopbackCluster, loopback_cluster
 from tests.faults.conftest import Record
 from tests.faults.driver import EPOCHS, LONG, Driver, check_log, fill, train
 from tests.miniature import MINIATURE
+from tests.nodes import ROOT, LoopbackCluster, loopback_cluster
 from tests.store import Line, ObjectStore, cuttable
 from tests.test_train import reference_losses
 

@@ -3,7 +3,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayreid.matching.metric_network import NEAR, MetricNetwork, squared_difference
+from rayreid.matching.metric_network import (
+    NEAR,
+    MetricNetwork,
+    _linear_scores,
+    squared_difference,
+)
 
 DEPTHS = st.sampled_from([0, 1, 2])
 
@@ -67,7 +72,7 @@ def test_expanded_and_direct_forms_agree_to_rounding_in_float64() -> None:
 
 
 @given(depth=DEPTHS, seed=st.integers(0, 99))
-def test_linear_scores_are_the_tangent_at_a_near_pair(depth: int, seed: int) -> None:
+def test_products_of_linear_vectors_are_the_tangent_at_a_near_pair(depth: int, seed: int) -> None:
     net, q, g = network(depth, seed), embeddings(seed, 3), embeddings(seed + 1, 4)
     at = (NEAR * net.norm.running_mean).double().requires_grad_()
     value = net.double()(at[None])[0]
@@ -75,10 +80,31 @@ def test_linear_scores_are_the_tangent_at_a_near_pair(depth: int, seed: int) -> 
     pairs = (q[:, None] - g[None]).double().square()
     expected = value.item() + (pairs - at.detach()) @ slope
     with torch.no_grad():
-        found = net.float().linear_scores(q, g)
+        vectors = net.float().linear_vectors
+        found = vectors(q, queries=True) @ vectors(g, queries=False).T
         if not depth:
             assert torch.allclose(found, net.score(q, g), atol=1e-4)
     assert torch.allclose(found.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+@given(depth=DEPTHS, seed=st.integers(0, 99), scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_vectors_cost_no_more_than_the_expanded_form(depth: int, seed: int, scale: float) -> None:
+    net = network(depth, seed, 512)
+    draws = torch.Generator().manual_seed(seed)
+    # Near pairs beside large norms, where the expanded square cancels.
+    q = scale * torch.randn(5, 512, generator=draws)
+    g = q + 0.05 * scale * torch.randn(5, 512, generator=draws)
+    with torch.no_grad():
+        slope, shift = net.tangent(NEAR * net.norm.running_mean)
+        vectors = net.linear_vectors(q, queries=True), net.linear_vectors(g, queries=False)
+        found = vectors[0] @ vectors[1].T
+        expanded = _linear_scores(q, g, slope, shift)
+    squares = (q[:, None] - g[None]).double().square()
+    direct = squares @ slope[0].double() + shift.double()
+    norms = (q.square() @ slope[0].abs())[:, None] + g.square() @ slope[0].abs()
+    rounding = torch.finfo(torch.float32).eps * (norms + shift.abs())
+    assert ((found - direct).abs() <= 4 * rounding).all()
+    assert ((expanded - direct).abs() <= 4 * rounding).all()
 
 
 def test_frozen_is_eval_mode_in_training() -> None:

@@ -14,10 +14,9 @@ class Rough(Products):
 
     noise = 0.3
 
-    def approximate(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        exact = queries @ gallery.T
-        drawn = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3))
-        return exact + self.noise * drawn
+    def rough(self, embeddings: torch.Tensor, *, queries: bool) -> torch.Tensor:
+        drawn = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(3))
+        return embeddings + (0 if queries else self.noise * drawn)
 
 
 def crops(seed: int, count: int) -> torch.Tensor:

@@ -94,9 +94,13 @@ def test_approximate_scores_are_fp32_and_those_of_a_cosine_exact(name: str) -> N
     with torch.inference_mode():
         queries, gallery = method.embed(images(5)), method.embed(images(7, 1))
         rough, exact = method.approximate(queries, gallery), method.score(queries, gallery)
+        # Vectors of one embedding at a time, prepared before, have the same products.
+        vectors = torch.cat([method.rough(one[None], queries=False) for one in gallery])
+        prepared = method.rough(queries, queries=True) @ vectors.T
     assert rough.dtype == torch.float32
     assert rough.shape == (5, 7)
     assert rough.isfinite().all()
+    assert torch.allclose(prepared, rough, atol=1e-4 * float(exact.std()) + 1e-5)
     assert torch.equal(rough, exact) == (name not in ("gmn", "qaconv_ms"))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import rayreid.session  # noqa: F401 - before any test imports ray: it sets what ray reads then
 from rayreid.batch import Census
 from rayreid.checkpoint import Trained, build, load_trained, save_trained
 from rayreid.data.views import as_images
@@ -15,6 +16,17 @@ from tests.serve.pictures import HEIGHT, WIDTH, decoded, picture
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny GMN whose scores differ well from pair to pair."""
+    return saved(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of the same name with other weights."""
+    return saved(tmp_path_factory.mktemp("others") / "tiny", seed=1)
+
+
+def saved(folder: Path, seed: int = 0) -> Path:
+    """Save a tiny GMN as a run."""
     experiment = compose(
         "gmn",
         {
@@ -24,6 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "loading.height": HEIGHT,
             "loading.width": WIDTH,
             "sources": ["synthetic=plaza-noon"],
+            "seed": seed,
         },
     )
     census = Census({"plaza-noon": 4})
@@ -37,7 +50,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             method.metric(squared_difference(f[a], f[b]))
         # As far apart as those of a trained one.
         method.metric.logit.weight.mul_(50)
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
     save_trained(folder / "best", experiment, census, method.state_dict())
     return folder
 

@@ -25,7 +25,7 @@ from rayreid.tune import METRIC, StudySettings, study
 from rayreid.tune.record import REPORTS, Record
 from tests.tune.test_study import SMALL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SPACE = {"config.dropout_rate": {"float": {"low": 0.0, "high": 0.7}}}
 EPOCHS = 5
@@ -79,7 +79,7 @@ def trial_processes() -> list[psutil.Process]:
     return found
 
 
-def soon(happened: Callable[[], object], seconds: float = 120) -> None:
+def soon(happened: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something happened; fail where it does not."""
     end = time.monotonic() + seconds
     while not happened():
@@ -90,7 +90,7 @@ def soon(happened: Callable[[], object], seconds: float = 120) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     start = compose("tests.tune.faulty:Slow", SLOW)
-    settings = StudySettings(trials=2, stopping="none", parallel=1, retries=2)
+    settings = StudySettings(trials=2, stopping="none", parallel=1, finalists=0, retries=2)
     told: list[str] = []
     killed: list[int] = []
 
@@ -129,7 +129,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(tmp_path: P
 @pytest.mark.usefixtures("ray_session")
 def test_settings_that_kill_their_process_are_given_up(tmp_path: Path) -> None:
     start = compose("tests.tune.faulty:Slow", SLOW)
-    settings = StudySettings(trials=2, stopping="none", parallel=1, retries=1)
+    settings = StudySettings(trials=2, stopping="none", parallel=1, finalists=0, retries=1)
     folder = tmp_path / "study"
     over = threading.Event()
     told: list[str] = []
@@ -159,7 +159,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     space = tmp_path / "space.yaml"
     space.write_text(yaml.safe_dump(SPACE))
     root = Path(__file__).parents[2]
-    started: list[psutil.Process] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start(*more: str) -> subprocess.Popen[str]:
         command = [
@@ -168,19 +168,22 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             f"--results={tmp_path}",
             *(f"--source={source}" for source in SLOW["sources"]),
             *(f"--set={path}={value}" for path, value in SLOW.items() if path != "sources"),
-            "--study=trials=5", "--study=parallel=2", "--study=grace_epochs=2", *more,
+            "--study=trials=5", "--study=finalists=0", "--study=parallel=2",
+            "--study=grace_epochs=2", *more,
         ]  # fmt: skip
         driver = subprocess.Popen(
             command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PYTHONPATH": str(root)},
         )  # fmt: skip
-        started.append(psutil.Process(driver.pid))
+        started.append(driver)
         return driver
 
     yield start
-    for process in started:
-        if process.is_running():
-            process.kill()
+    for driver in started:
+        driver.kill()
+        driver.wait()
+        assert driver.stdout is not None
+        driver.stdout.close()
 
 
 def test_a_driver_that_is_killed_is_resumed_without_loss(
@@ -199,7 +202,7 @@ def test_a_driver_that_is_killed_is_resumed_without_loss(
         assert sum(map(len, kept.values())) >= after
         psutil.wait_procs(children, timeout=60)
     last = drive("--resume")
-    out, _ = last.communicate(timeout=200)
+    out, _ = last.communicate(timeout=400)
     assert last.returncode == 0, out
     found = agreed(folder, 5)
     assert any(trial.state is TrialState.COMPLETE for trial in found)
@@ -213,12 +216,12 @@ def test_a_driver_that_is_killed_is_resumed_without_loss(
     assert plan["outcome"]["wall_seconds"] > 0
 
     again = drive()
-    out, _ = again.communicate(timeout=100)
+    out, _ = again.communicate(timeout=300)
     assert again.returncode == 0, out
     assert "is finished" in out
     assert len(agreed(folder, 5)) == 5
     other = drive("--resume", "--study=seed=7")
-    out, _ = other.communicate(timeout=100)
+    out, _ = other.communicate(timeout=300)
     assert other.returncode == 2
     assert "holds a study of other settings (study.seed is 0 there, 7 here)" in out
 
@@ -239,12 +242,12 @@ def test_ctrl_c_leaves_a_study_that_goes_on(
     assert {row["state"] for row in table(folder)} <= {"running", "ended", "stopped"}
 
     plain = drive()
-    out, _ = plain.communicate(timeout=100)
+    out, _ = plain.communicate(timeout=300)
     assert plain.returncode == 2
     assert "which is not finished; go on with --resume" in out
 
     resumed = drive("--resume")
-    out, _ = resumed.communicate(timeout=200)
+    out, _ = resumed.communicate(timeout=400)
     assert resumed.returncode == 0, out
     assert "starts again (attempt 2), after epoch" in out
     agreed(folder, 5)
@@ -257,9 +260,9 @@ def test_two_drivers_do_not_run_one_study(
     one = drive()
     soon(lambda: reports(folder) >= 1 or one.poll() is not None)
     two = drive("--resume")
-    out, _ = two.communicate(timeout=100)
+    out, _ = two.communicate(timeout=300)
     assert two.returncode == 2
     assert "is being run by another process" in out
-    out, _ = one.communicate(timeout=200)
+    out, _ = one.communicate(timeout=400)
     assert one.returncode == 0, out
     agreed(folder, 5)

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from rayreid.tune.record import REPORTS
-from rayreid.tune.storage import JOURNAL, locked, open_storage, patiently
+from rayreid.tune.storage import JOURNAL, close_storage, locked, open_storage, patiently
 from tests.tune.test_search import EPOCHS, begun, run
 
 
@@ -153,12 +153,14 @@ def test_a_study_in_postgresql_is_resumed_and_outlives_its_server(
     run(search, "c")  # waits for the server
     assert any("the storage does not answer" in line for line in told)
 
+    close_storage(search.study)
     again = begun(tmp_path, storage=postgres.url)
     taken = again.suggest("d")
     assert taken == {**second, "attempt": 2}
     states = [trial.state for trial in again.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE]
     assert again.study.trials[0].params == first["values"]
+    close_storage(again.study)
     assert sorted(again.record.trials[3]) == list(range(1, EPOCHS + 1))
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or postgres.password.encode() not in path.read_bytes()

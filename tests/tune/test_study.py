@@ -45,7 +45,7 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
     start = compose("tests.tune.faulty:Witness", SMALL)
     told: list[str] = []
     folder = tmp_path / "study"
-    settings = StudySettings(trials=8, seed=6, parallel=2)
+    settings = StudySettings(trials=8, seed=6, parallel=2, finalists=0)
     # The target is named, and was it ever opened, its reader would raise.
     best = study(start, parse_space(SPACE), folder, settings, target=forbidden,
                  tell=told.append)  # fmt: skip
@@ -110,6 +110,7 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
         "trials.parquet",
         "best.yaml",
         "optuna.journal",
+        "report.html",
         "reports.jsonl",
         "trials",
     }
@@ -122,11 +123,12 @@ def test_a_study_searches_over_crashes_and_keeps_the_best(tmp_path: Path, forbid
                       tell=told.append)  # fmt: skip
         assert again == best
         assert "is finished" in told[-1]
+    other = settings.model_copy(update={"seed": 7})
     with pytest.raises(
         ValueError, match=r"study of other settings \(study.seed is 6 there, 7 here"
     ):
-        study(start, parse_space(SPACE), folder, StudySettings(trials=8, seed=7, parallel=2),
-              target=forbidden, resume=True, tell=told.append)  # fmt: skip
+        study(start, parse_space(SPACE), folder, other, target=forbidden, resume=True,
+              tell=told.append)  # fmt: skip
     assert len(recorded(folder).trials) == 8
 
     # As if the driver had died before its last word: what is there is enough to say it again.
@@ -148,7 +150,7 @@ def test_the_command_line_does_not_open_the_target(tmp_path: Path, forbidden: st
         "tune", "baseline", str(space), f"--results={tmp_path}", "--name=study",
         *(f"--source={source}" for source in MINIATURE["sources"]),
         *(f"--set={path}={value}" for path, value in MINIATURE.items() if path != "sources"),
-        "--set=epochs=1", "--study=trials=1", f"--target={forbidden}",
+        "--set=epochs=1", "--study=trials=1", "--study=finalists=0", f"--target={forbidden}",
     ]  # fmt: skip
     answer = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert "trial 1/1 ended" in answer.output
@@ -167,7 +169,7 @@ def test_a_selection_on_the_target_is_said_wherever_there_are_figures(tmp_path: 
     start = compose("baseline", MINIATURE, {"epochs": 1})
     space = parse_space({"config.smoothing": {"float": {"low": 0.0, "high": 0.3}}})
     told: list[str] = []
-    settings = StudySettings(trials=1, selection="target", objective="mean+cost")
+    settings = StudySettings(trials=1, finalists=0, selection="target", objective="mean+cost")
     study(start, space, tmp_path / "s", settings, target="synthetic=law-1", tell=told.append)
     table = pq.read_table(tmp_path / "s" / "trials.parquet")
     (row,) = table.to_pylist()
@@ -230,7 +232,7 @@ def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -
     tuned = subprocess.run(
         [sys.executable, "-c", code, "tune", "gmn", str(space), *shared, f"--from={start}",
          *(f"--set={path}={value}" for path, value in settings.items()),
-         "--name=study", "--study=trials=2"],
+         "--name=study", "--study=trials=2", "--study=finalists=0"],
         capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
     assert tuned.returncode == 0, tuned.stderr
@@ -276,8 +278,8 @@ def test_a_study_of_each_method_ends_with_settings_of_its_space(
 ) -> None:
     start = compose(method, TINY, own)
     # Held-out crops without labels are what an adapting method has of its target: not this one's.
-    best = study(start, parse_space(space), tmp_path / "study", StudySettings(trials=2),
-                 target=forbidden, tell=print)  # fmt: skip
+    best = study(start, parse_space(space), tmp_path / "study",
+                 StudySettings(trials=2, finalists=0), target=forbidden, tell=print)  # fmt: skip
     (path,) = space
     choices = space[path]["categorical"]["choices"]
     assert dotted(best.tree())[path] in choices

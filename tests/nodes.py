@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on loopback: real processes, with a token, ports of its own."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,9 +53,10 @@ class Node:
 
 @dataclass
 class LoopbackCluster:
-    """A head without cores to train on, and nodes that have them."""
+    """A head, and nodes that were added to it."""
 
     folder: Path
+    """What all its processes have in their command lines, and its logs lie in."""
     environment: dict[str, str]
     """What a shell needs to be attached to it: address and token, and what was given."""
     hidden: Path | None
@@ -61,6 +64,17 @@ class LoopbackCluster:
     dashboard: str = ""
     """URL of the job API."""
     nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def token_file(self) -> Path:
+        return self.folder / "token"
+
+    def ask(self, path: str) -> str:
+        """Return what the dashboard answers, with the token."""
+        token = {"Authorization": f"Bearer {self.token_file.read_text()}"}
+        request = urllib.request.Request(f"{self.dashboard}{path}", headers=token)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(answer.read().decode())
 
     def add(self, cpus: int, name: str = "") -> Node:
         """Start a node with so many cores; it joins in a few seconds (`wait_for`)."""
@@ -71,24 +85,25 @@ class LoopbackCluster:
     def wait_for(self, cpus: int) -> None:
         """Wait until the cluster has so many cores, no more and no fewer."""
         deadline = time.monotonic() + START_SECONDS
-        code = "import ray; ray.init(logging_level='ERROR'); print(ray.cluster_resources())"
+        said = ""
         while time.monotonic() < deadline:
-            asked = subprocess.run(
-                [sys.executable, "-c", code],
-                env=self.environment, capture_output=True, text=True, timeout=120, check=False,
-            )  # fmt: skip
-            if f"'CPU': {float(cpus)}" in asked.stdout:
-                return
-            time.sleep(0.5)
-        raise AssertionError(f"no {cpus} cores: {asked.stdout} {asked.stderr[-2000:]}")
+            with contextlib.suppress(OSError):  # it may answer a little later than it listens
+                said = self.ask("/api/v0/nodes?detail=1")
+                nodes = json.loads(said)["data"]["result"]["result"]
+                alive = [node for node in nodes if node["state"] == "ALIVE"]
+                if sum(node["resources_total"].get("CPU", 0) for node in alive) == cpus:
+                    return
+            time.sleep(0.3)
+        raise AssertionError(f"no {cpus} cores: {said[-2000:]}")
 
-    def start(self) -> None:
+    def start(self, cpus: int) -> None:
+        """Start the head, with so many cores."""
         port, dashboard, client = free_ports(3)
         self.address = f"127.0.0.1:{port}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         head = self._started(
             "head",
-            0,
+            cpus,
             [
                 "--head",
                 f"--port={port}",
@@ -107,8 +122,9 @@ class LoopbackCluster:
             node.kill()
         # Those whose parent is gone: they name this cluster's folder, which is nobody else's.
         for process in psutil.process_iter():
-            if str(self.folder) in _line(process):
-                with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                named = [_line(process), process.environ().get("RAY_AUTH_TOKEN_PATH", "")]
+                if any(str(self.folder) in text for text in named):
                     process.kill()
 
     def _started(self, name: str, cpus: int, more: list[str]) -> Node:
@@ -129,8 +145,9 @@ class LoopbackCluster:
         said = self.folder / f"{name}.said"
         with said.open("wb") as log:
             process = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
-            )
+                command, env=self.environment, cwd=self.folder, stdout=log,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
         # One after the other: two that start together take the same name for their sockets.
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in said.read_text():
@@ -158,38 +175,44 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def loopback_cluster(
-    *cpus: int, environment: Mapping[str, str] | None = None, hidden: Path | None = None
+    *cpus: int,
+    head: int = 0,
+    environment: Mapping[str, str] | None = None,
+    hidden: Path | None = None,
+    token: bool = True,
+    bare: bool = False,
 ) -> Iterator[LoopbackCluster]:
-    """Yield a cluster of a head without cores and a node for each of ``cpus``, all up.
+    """Yield a cluster of a head with ``head`` cores and a node for each of ``cpus``, all up.
 
     ``environment`` is what all nodes, and the shells that use them, have in theirs, such as an
     object store's credentials. ``hidden`` is a folder that no node shares with this process, as on
-    machines of their own.
+    machines of their own. ``bare`` nodes have nothing of this shell, and not this tree on
+    PYTHONPATH: what runs there is what a job brought. Without ``token``, it asks nobody for one.
     """
     # Paths of sockets are short, so not below pytest's.
     folder = Path("/tmp") / f"rr-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
-    token = folder / "token"
-    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+    cluster = LoopbackCluster(folder, {}, hidden)
+    with os.fdopen(os.open(cluster.token_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
-    cluster = LoopbackCluster(
-        folder,
-        inherited
-        | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(ROOT),
-            **(environment or {}),
-        },
-        hidden,
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    cluster.environment |= (
+        {"HOME": str(folder), "PATH": path, "OMP_NUM_THREADS": "1"}
+        if bare
+        else inherited | {"PYTHONPATH": str(ROOT)}
     )
+    cluster.environment |= {
+        "RAY_AUTH_MODE": "token" if token else "disabled",
+        "RAY_AUTH_TOKEN_PATH": str(cluster.token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **(environment or {}),
+    }
     try:
-        cluster.start()
+        cluster.start(head)
         for each in cpus:
             cluster.add(each)
-        cluster.wait_for(sum(cpus))
+        cluster.wait_for(head + sum(cpus))
         yield cluster
     finally:
         cluster.stop()

@@ -1,0 +1,168 @@
+"""What the service makes of a model: beside the model called directly, and under too much load."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rayreid.batch import Census
+from rayreid.benchmark.data import machine
+from rayreid.benchmark.load import Load, arrivals, closed_loop, elsewhere, open_loop
+from rayreid.benchmark.processes import serving as serving_processes
+from rayreid.benchmark.requests import FEW, IMAGES, SLOW, drawn_crops, pairs_of, requests
+from rayreid.benchmark.serving_page import BATCH, CLIENTS, Served, draw, figures, page
+from rayreid.checkpoint import build, load_trained, save_trained
+from rayreid.data.decoding import decode_bytes
+from rayreid.experiment import compose
+from rayreid.quickstart.sizes import OWN, SMALL
+from rayreid.run import commit
+
+LOADS = {"half": 0.5, "saturation": 1.0, "twice": 2.0}
+"""Requests that arrive, as a share of those that could be answered."""
+
+LONGER = 2
+"""Times the seconds for which twice what can be answered arrives: the queue has to fill first."""
+
+FEW_PLACES: Mapping[str, int] = {"admitted": 16, "waiting": 8, "matching": 16}
+"""Limits of a service whose model is slow: what waits behind 24 requests waits for seconds."""
+
+SIZES: Mapping[str, Mapping[str, object]] = {
+    "quickstart": {**SMALL, **OWN["gmn"]},
+    "resnet50": {"trunk.name": "resnet50", "trunk.weights": "none", "sources": SMALL["sources"]},
+}
+"""Models of the quickstart's size (64x32) and of the papers' (256x128), with random weights."""
+
+Tell = Callable[[str], None]
+
+
+def serving(
+    to: Path,
+    tell: Tell,
+    *,
+    run: Path | None = None,
+    sizes: Sequence[str] = tuple(SIZES),
+    seconds: float = 10.0,
+    port: int = 8765,
+) -> str:
+    """Measure the service of a run, or of untrained models of some `SIZES`; return a page.
+
+    Each load lasts ``seconds``. Asked by another process on the same machine: the cores that this
+    takes are taken from the service. Page, figures and plots go to ``to``.
+    """
+    others = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [run] if run is not None else [untrained(name, Path(folder)) for name in sizes]
+        measured = [_measured(one, seconds, port, tell) for one in runs]
+    to.mkdir(parents=True, exist_ok=True)
+    found = {
+        "machine": machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "commit": commit(),
+        "seconds": seconds,
+        "others_on_the_machine": round(others, 1),
+        "models": {one.name: figures(one) for one in measured},
+    }
+    (to / "load.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(measured, to / "load.svg")
+    told = page(measured, seconds, others)
+    (to / "load.md").write_text(told + "\n")
+    return told
+
+
+def untrained(name: str, folder: Path) -> Path:
+    """Return the run of a model of one of `SIZES`, as trained ones are kept."""
+    experiment = compose("gmn", SIZES[name])
+    census = Census({"somewhere": 100})
+    torch.manual_seed(0)
+    method = build(experiment, census)
+    save_trained(folder / name / "best", experiment, census, method.state_dict())
+    return folder / name
+
+
+def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
+    from rayreid.serve import start, stop
+    from rayreid.serve.settings import service_of
+    from rayreid.session import session
+
+    trained = load_trained(run)
+    height, width = trained.experiment.loading.height, trained.experiment.loading.width
+    cores = len(os.sched_getaffinity(0))
+    crops = drawn_crops(height, width)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        alone = processes.submit(direct, run, crops, sorted({1, cores}), seconds).result()
+    tell(f"{run.name}: alone {alone}")
+    slow = max(alone["from pixels"].values()) < SLOW
+    images, limits = (FEW, FEW_PLACES) if slow else (IMAGES, {})
+    asked = requests(crops, images)
+    with session():
+        start(service_of([run], port=port, limits=dict(limits)))
+        try:
+            elsewhere(closed_loop, port, asked, 2, seconds / 5)  # to warm up
+            before = _seconds()
+            tries = [elsewhere(closed_loop, port, asked, CLIENTS, seconds) for _ in range(2)]
+            full = max(tries, key=Load.rate)
+            taken = sum(one.seconds for one in tries)
+            shares = {name: (s - before.get(name, 0)) / taken for name, s in _seconds().items()}
+            tell(f"{run.name}: served {images * full.rate():.1f} images/s, cores {shares}")
+            rates = {name: share * full.rate() for name, share in LOADS.items()}
+            loads = {}
+            for number, (name, rate) in enumerate(rates.items()):
+                due = arrivals(rate, seconds * (LONGER if LOADS[name] > 1 else 1), number)
+                loads[name] = elsewhere(open_loop, port, asked, due)
+                tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
+        finally:
+            stop()
+    return Served(run.name, height, width, images, alone, full, loads, rates, shares)
+
+
+def direct(
+    run: Path, crops: Sequence[bytes], threads: Sequence[int], seconds: float
+) -> dict[str, dict[int, float]]:
+    """Return the images a second of a model that is called in a loop, in this process alone.
+
+    It embeds and matches what the service does, a full batch at a time: from JPEGs, decoded by the
+    same thread before each batch, and from pixels that are there; by numbers of ``threads``.
+    """
+    from rayreid.serve.pairs import Comparison, embed_distinct, score_together
+
+    trained = load_trained(run)
+    height, width = trained.experiment.loading.height, trained.experiment.loading.width
+    batch = list(crops[:BATCH])
+    keys = [str(number) for number in range(BATCH)]
+    parts = [slice(start, start + IMAGES) for start in range(0, BATCH, IMAGES)]
+
+    def decoded() -> list[np.ndarray]:
+        return [decode_bytes(crop, "crop", height, width) for crop in batch]
+
+    def matched(pixels: Sequence[np.ndarray]) -> None:
+        embeddings = embed_distinct(trained.method, keys, pixels)
+        asked = [Comparison(keys[part], embeddings[part], pairs_of(IMAGES)) for part in parts]
+        score_together(trained.method, asked, free=64)
+
+    def rate(work: Callable[[], object]) -> float:
+        work()
+        started, calls = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds / 4:
+            work()
+            calls += 1
+        return BATCH * calls / (time.perf_counter() - started)
+
+    ready = decoded()
+    found: dict[str, dict[int, float]] = {"from JPEGs": {}, "from pixels": {}}
+    for count in threads:
+        torch.set_num_threads(count)
+        found["from JPEGs"][count] = rate(lambda: matched(decoded()))
+        found["from pixels"][count] = rate(lambda: matched(ready))
+    return found
+
+
+def _seconds() -> dict[str, float]:
+    """Return the seconds of a core that each of the service's processes has taken."""
+    return {one.name.split("::")[1].split(".")[0]: one.seconds for one in serving_processes()}

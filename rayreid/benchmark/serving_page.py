@@ -1,0 +1,192 @@
+"""How a service fared under load, as a page and a figure."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayreid.benchmark.data import machine
+from rayreid.benchmark.load import Load
+from rayreid.benchmark.requests import FEW, pairs_of
+from rayreid.report import table
+from rayreid.run import commit
+
+AIM = 0.8
+"""Least share of the model's own throughput that the service should reach."""
+
+BATCH = 64
+"""Images that the model is called with directly: the most that the service embeds at a time."""
+
+CLIENTS = 12
+"""Who ask at a time to find the saturation: three batches of images are always there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model served, beside itself."""
+
+    name: str
+    height: int
+    width: int
+    asked_at_once: int
+    """Images of a request."""
+    direct: Mapping[str, Mapping[int, float]]
+    """Images a second that the model alone embeds and matches, of JPEGs and of their pixels, by the
+    number of threads."""
+    full: Load
+    """As fast as `CLIENTS` can ask, the better of two tries."""
+    loads: Mapping[str, Load]
+    asked: Mapping[str, float]
+    """Requests a second that were to arrive."""
+    shares: Mapping[str, float]
+    """Cores that each of the service's processes took at saturation."""
+
+    def best(self, what: str) -> float:
+        """Return the model's own images a second, in the number of threads that suits it best."""
+        return max(self.direct[what].values())
+
+    def images(self) -> float:
+        """Return the images a second that were served at saturation."""
+        return self.asked_at_once * self.full.rate()
+
+    def pairs(self) -> float:
+        """Return the pairs a second that were served at saturation."""
+        return len(pairs_of(self.asked_at_once)) * self.full.rate()
+
+
+def figures(one: Served) -> dict[str, Any]:
+    """Return what was measured, as plain values."""
+
+    def load(it: Load) -> dict[str, Any]:
+        return {
+            "seconds": it.seconds,
+            "statuses": it.counts(),
+            "answered_a_second": it.rate(),
+            "p50_p95_p99_s": it.percentiles(),
+            "longest_s": float(it.latency.max()),
+            "refused_without_retry_after": int(((it.status == 503) & (it.told == 0)).sum()),
+            "cores_of_the_client": it.busy,
+        }
+
+    return {
+        "input": [one.height, one.width],
+        "direct_images_a_second_by_threads": {k: dict(v) for k, v in one.direct.items()},
+        "served_images_a_second": one.images(),
+        "images_of_a_request": one.asked_at_once,
+        "served_pairs_a_second": one.pairs(),
+        "share_of_direct": {name: one.images() / one.best(name) for name in one.direct},
+        "cores": dict(one.shares),
+        "full": {"clients": CLIENTS, **load(one.full)},
+        "loads": {
+            name: {"arriving_a_second": one.asked[name], **load(it)}
+            for name, it in one.loads.items()
+        },
+    }
+
+
+def page(measured: Sequence[Served], seconds: float, others: float) -> str:
+    """Return the tables in Markdown; ``others`` is the load average before."""
+    throughput = [
+        (
+            one.name,
+            f"{one.height}x{one.width}",
+            f"{one.best('from pixels'):.1f}",
+            f"{one.best('from JPEGs'):.1f}",
+            f"{one.images():.1f}",
+            f"{one.pairs():.0f}",
+            str(one.asked_at_once),
+            f"{one.images() / one.best('from pixels'):.0%}",
+            f"{one.images() / one.best('from JPEGs'):.0%}",
+            f"{one.full.busy:.2f}",
+        )
+        for one in measured
+    ]
+    loads = [
+        (
+            one.name,
+            name,
+            f"{one.asked[name]:.1f}",
+            f"{it.rate():.1f}",
+            f"{it.counts().get('503', 0)}",
+            f"{sum(n for status, n in it.counts().items() if status not in ('200', '503'))}",
+            *(f"{1000 * p:.0f}" for p in it.percentiles()),
+            f"{1000 * it.latency.max():.0f}",
+        )
+        for one in measured
+        for name, it in one.loads.items()
+    ]
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
+        "JPEGs in forms, each of the first half of a request matched with each of the second. The "
+        f"model directly: batches of {BATCH}, in one thread or one a core, whichever is faster, in "
+        f"a process that has the machine for itself. The service shares the {cores} cores with the "
+        f"client that asks it: {CLIENTS} at a time, {seconds:g} s, the better of two tries. Before "
+        f"it began, {others:.1f} other processes wanted a core (load average): what they took was "
+        "taken from one figure more than from another.\n\n"
+        + table(
+            (
+                "model",
+                "input",
+                "direct, from pixels, images/s",
+                "from JPEGs",
+                "served",
+                "pairs/s",
+                "images of a request",
+                "of direct from pixels",
+                "from JPEGs",
+                "cores of the client",
+            ),
+            throughput,
+        )
+        + f"\n\nRequests that arrive at random times, whatever becomes of those before, for "
+        f"{seconds:g} s each, twice as long at twice the load; shares of the requests answered "
+        "above. Latency counts from when a request was to arrive; percentiles are those of what "
+        "was answered 200. Places are those that a service has by default (88), or 24 where a "
+        f"request has only {FEW} images. 503 came with Retry-After.\n\n"
+        + table(
+            (
+                "model",
+                "load",
+                "arriving/s",
+                "answered/s",
+                "503",
+                "hung, lost, other",
+                "p50 ms",
+                "p95 ms",
+                "p99 ms",
+                "longest of all, ms",
+            ),
+            loads,
+        )
+        + "\n\n![Throughput and latency](load.svg)"
+    )
+
+
+def draw(measured: Sequence[Served], path: Path) -> None:
+    """Draw throughput beside the model's own, and the latencies under each load."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.2 * len(measured)), layout="constrained")
+    for row, one in zip(figure.subplots(len(measured), 2, squeeze=False), measured, strict=True):
+        bars, curves = row
+        names = [*(f"direct, {name}" for name in one.direct), "served"]
+        bars.barh(names, [*map(one.best, one.direct), one.images()], color=["0.7", "0.7", "C0"])
+        bars.axvline(AIM * one.best("from pixels"), color="C3", linewidth=1)
+        bars.invert_yaxis()
+        bars.set_xlabel(f"images/s; the line is at {AIM:.0%}")
+        bars.set_title(f"{one.name}, {one.height}x{one.width}")
+        for name, load in one.loads.items():
+            latencies = load.accepted()
+            if len(latencies):
+                shares = np.linspace(0, 1, 101)
+                curves.plot(np.quantile(latencies, shares), shares, label=name)
+        curves.set_xscale("log")
+        curves.set_xlabel("seconds to the answer")
+        curves.set_ylabel("share of the answers 200")
+        curves.legend(title="load")
+        curves.grid(alpha=0.3)
+    figure.savefig(path)

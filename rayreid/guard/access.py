@@ -1,0 +1,174 @@
+"""The guard before the application: hosts and pages, tokens, scopes, rates, the audit log."""
+
+import logging
+import math
+import time
+from collections.abc import Collection, Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayreid.guard import tokens as kept
+from rayreid.guard.answers import LATER, Refused, answer, request_id
+from rayreid.guard.audit import Audit
+from rayreid.guard.origins import foreign_host, foreign_page
+from rayreid.guard.rates import Rates
+from rayreid.guard.tokens import Token, Tokens
+
+log = logging.getLogger(__name__)
+
+OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+"""Paths for everybody, with the page's files."""
+PAGE = "/page/"
+
+_ERASING = frozenset({"DELETE"})
+
+
+def needed(method: str, path: str, *, metrics_open: bool = False) -> kept.Scope | None:
+    """Return the scope that a request needs; None for what is open to everybody.
+
+    What the table does not know needs a token too: a route that is added later is not open by
+    oversight.
+    """
+    path = path.rstrip("/") or "/"
+    if path in OPEN or path.startswith(PAGE) or (path == "/metrics" and metrics_open):
+        return None
+    if path == "/v1/galleries" or path.startswith("/v1/galleries/"):
+        erases = method in _ERASING or path.endswith("/purge")
+        return kept.Scope.ERASE if erases else kept.Scope.ENROL
+    return kept.Scope.MATCH
+
+
+class Guard:
+    """ASGI middleware that lets pass who may.
+
+    Without ``tokens`` everybody may do everything, which is for loopback addresses alone; there,
+    ``loopback`` says, ``Host`` has to be one of this machine's names or of ``hosts``. ``replicas``
+    of the guard share the rates. An answer leaves once its line is in the ``audit`` log.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens | None,
+        loopback: bool,
+        hosts: Collection[str] = (),
+        audit: Audit | None = None,
+        replicas: int = 1,
+    ):
+        assert tokens is not None or loopback, "open to everybody"
+        self.app, self.tokens, self.audit = app, tokens, audit
+        self.loopback, self.hosts = loopback, frozenset(host.lower() for host in hosts)
+        self.rates = Rates(replicas)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        started = time.time()
+        id = scope.get("state", {}).get("request_id") or request_id(scope["headers"])
+        scope["path_params"] = {}
+        scope_needed = needed(scope["method"], scope["path"], metrics_open=self.loopback)
+        token, refused = self._admit(scope, scope_needed)
+        written = scope_needed is None or self.audit is None
+
+        def write(status: int) -> None:
+            nonlocal written
+            if written:
+                return
+            written = True
+            assert self.audit is not None
+            entry = {
+                "time": round(started, 3),
+                "request_id": id,
+                "token": token.name if token else None,
+                "client": (scope.get("client") or ("", 0))[0],
+                "scope": scope_needed,
+                "method": scope["method"],
+                "route": getattr(scope.get("route"), "path", None),
+                "status": status,
+                "ms": round((time.time() - started) * 1000, 1),
+            }
+            names = {kind: str(name) for kind, name in scope["path_params"].items()}
+            self.audit.write(entry, names)
+
+        dropped = False
+
+        async def send_audited(message: Message) -> None:
+            nonlocal dropped
+            if message["type"] == "http.response.start":
+                try:
+                    write(message["status"])
+                except OSError as error:
+                    log.error("the audit log cannot be written: %s", error)
+                    dropped = True
+                    await answer(send, _UNWRITTEN, id)
+            if not dropped:
+                await send(message)
+
+        try:
+            if refused is not None:
+                await answer(send_audited, refused, id)
+            else:
+                await self.app(scope, receive, send_audited)
+        finally:
+            # A client that went away was not answered, and is in the log all the same.
+            write(499)
+
+    def _admit(
+        self, scope: Scope, scope_needed: kept.Scope | None
+    ) -> tuple[Token | None, Refused | None]:
+        """Return who asks, and why they may not, or None where they may."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
+        if len(hosts) > 1:
+            return None, Refused(400, "there is more than one Host header")
+        host = hosts[0] if hosts else "localhost"
+        if self.loopback and foreign_host(host, self.hosts):
+            return None, Refused(
+                403,
+                "the Host header is not one of this machine's; ask it as 127.0.0.1, or name the "
+                "host among the service's hosts",
+            )
+        site = "".join(_values(headers, b"sec-fetch-site"))
+        if foreign_page(scope["method"], host, origins, site):
+            return None, Refused(403, "a web page of another host may not ask for this")
+        if self.tokens is None or scope_needed is None:
+            return None, None
+        given = [value for name, value in headers if name == b"authorization"]
+        kind, _, secret = given[0].strip().partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        if kind.lower() != b"bearer":
+            return None, _unknown("send a token as: Authorization: Bearer TOKEN")
+        try:
+            token = self.tokens.find(secret.strip())
+        except (OSError, ValueError) as error:
+            log.error("the tokens cannot be read: %s", error)
+            return None, Refused(503, "the service cannot read its tokens; try again later", LATER)
+        if token is None:
+            return None, _unknown("the token is not known; it may have been revoked")
+        if wait := self.rates.wait(token.name, token.rate):
+            return token, Refused(
+                429,
+                f"the token's rate is {token.rate:g} requests a second; try again later",
+                ((b"retry-after", b"%d" % math.ceil(wait)),),
+            )
+        if scope_needed not in token.scopes:
+            return token, Refused(
+                403, f"the token's scopes do not include {scope_needed!s}, which this needs"
+            )
+        return token, None
+
+
+_UNWRITTEN = Refused(503, "the audit log cannot be written; try again later", LATER)
+
+
+def _unknown(sentence: str) -> Refused:
+    return Refused(401, sentence, ((b"www-authenticate", b"Bearer"),))
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in headers if key == name]

@@ -1,0 +1,217 @@
+"""The door of Ray Serve's proxy: whole bodies within bounds, and errors in the service's own form.
+
+Serve calls `middlewares` in the process that accepts connections, where `CALLBACK` names it in the
+environment of that process: `rayreid.session` sets it for a cluster of its own; nodes of others are
+started with it. A body is read here, before a replica is asked, so that a slow client holds up
+nobody, and one that breaks off has cost nothing but its own bytes.
+"""
+
+import asyncio
+import http
+import json
+import logging
+import os
+from contextlib import suppress
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rayreid.guard.answers import LATER, Refused, answer, request_id, with_id
+from rayreid.guard.connections import Door, DoorSettings, bounded
+from rayreid.settings import checked
+
+log = logging.getLogger(__name__)
+
+CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+SETTINGS = "RAYREID_DOOR"
+"""JSON of `DoorSettings` that differ."""
+
+ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", "/metrics"})
+"""Paths that say how the service is, which must be told when it is busy above all."""
+
+_STEERING = (
+    b"x-request-timeout-seconds",
+    b"x-request-disconnect-disabled",
+    b"serve-multiplexed-model-id",
+    b"serve_multiplexed_model_id",
+    b"x-session-id",
+    b"x_session_id",
+)
+"""Headers by which a client would steer Serve itself, e.g. switch off the time limit."""
+
+
+def middlewares() -> list[Middleware]:
+    """Return what stands before Serve's proxy; called there."""
+    settings = from_environment()
+    bounded(settings)
+    return [Middleware(Entrance, settings=settings)]
+
+
+def from_environment() -> DoorSettings:
+    """Return the bounds; raises `ValueError` for what is none in the environment."""
+    try:
+        values = json.loads(os.environ.get(SETTINGS, "{}"))
+    except ValueError:
+        raise ValueError(f"{SETTINGS} in the environment is not JSON") from None
+    return checked(DoorSettings, values)
+
+
+class Entrance:
+    """ASGI middleware that passes whole requests on, and answers where nobody does."""
+
+    def __init__(self, app: ASGIApp, settings: DoorSettings):
+        self.app, self.settings = app, settings
+        self.held = self.passed = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on once it is whole."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        id = request_id(scope["headers"])
+        scope["headers"] = with_id(scope["headers"], id, without=_STEERING)
+        if self._is_full(scope):
+            await answer(send, _FULL, id)
+            return
+        sender = getattr(receive, "__self__", None)
+        body = _Body(self, sender, receive)
+        try:
+            refused = await body.read(scope)
+            if refused is None and body.whole is not None and self._is_full(scope):
+                refused = _FULL  # it was not when the body began to arrive
+            if refused is not None:
+                await answer(send, refused, id)
+            elif body.whole is not None:
+                self.passed += 1
+                try:
+                    await self._pass(scope, body, send, id)
+                finally:
+                    self.passed -= 1
+        finally:
+            self.held -= body.size
+
+    def _is_full(self, scope: Scope) -> bool:
+        return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
+
+    async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
+        """Pass on a whole request, and see that there is one answer, in the service's form."""
+        started = silenced = False
+
+        async def send_in_form(message: Message) -> None:
+            nonlocal started, silenced
+            if message["type"] == "http.response.start":
+                started = True
+                status = message["status"]
+                headers = _once(message.get("headers", ()), b"x-request-id")
+                kinds = [value for name, value in headers if name == b"content-type"]
+                if status >= 400 and b"application/json" not in kinds:
+                    silenced = True
+                    await answer(send, _told(status, headers), id)
+                    return
+                message = {**message, "headers": headers}
+            if not silenced:
+                await send(message)
+
+        await self.app(scope, body.receive, send_in_form)
+        if not started and not body.gone:
+            # Serve says nothing where a replica died under a request.
+            log.warning("request %s was lost with its replica", id)
+            await answer(send, _told(503, []), id)
+
+
+class _Body:
+    """A request's body, on its way from the client."""
+
+    def __init__(self, door: Entrance, sender: object, receive: Receive):
+        self.door, self.settings, self.sender, self.client = door, door.settings, sender, receive
+        self.size, self.gone = 0, False
+        self.whole: bytes | None = None
+
+    async def read(self, scope: Scope) -> Refused | None:
+        """Read the body; return why it is refused, or None: it is whole then, or nobody's."""
+        most = self.settings.body_bytes
+        too_large = Refused(413, f"the body is larger than {most} bytes")
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
+            return too_large
+        parts: list[bytes] = []
+        connection = _connection(self.sender)
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                more = True
+                while more:
+                    message = await self.client()
+                    if message["type"] == "http.disconnect":
+                        self.gone = True
+                        return None
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    if more and connection is not None:
+                        connection.hold()
+                    self.size += len(part)
+                    self.door.held += len(part)
+                    if self.size > most:
+                        return too_large
+                    if self.door.held > self.settings.held_bytes:
+                        return Refused(
+                            503, "too much is being sent at once; try again later", LATER
+                        )  # fmt: skip
+                    parts.append(part)
+        except TimeoutError:
+            seconds = self.settings.body_seconds
+            return Refused(408, f"the body took longer than {seconds:g} s to arrive", _CLOSE)
+        finally:
+            if connection is not None:
+                connection.release()
+        self.whole = b"".join(parts)
+        return None
+
+    async def receive(self) -> Message:
+        """Give the body as one message, and then what the client does next: it goes away."""
+        if self.whole is not None:
+            body, self.whole = self.whole, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        message = await self.client()
+        self.gone = self.gone or message["type"] == "http.disconnect"
+        return message
+
+
+_CLOSE = ((b"connection", b"close"),)
+_FULL = Refused(503, "too many requests are waiting; try again later", LATER)
+
+
+def _connection(cycle: object) -> Door | None:
+    """Return the connection of uvicorn's request, where it is one of ours."""
+    with suppress(AttributeError):
+        connection = cycle.transport.get_protocol()  # type: ignore[attr-defined]
+        return connection if isinstance(connection, Door) else None
+    return None
+
+
+def _told(status: int, headers: list[tuple[bytes, bytes]]) -> Refused:
+    """Return an answer of Serve's own, or none at all, as one of the service."""
+    sentences = {
+        404: "there is nothing at this path",
+        408: "the request took too long",
+        503: "the service is busy or a part of it is being replaced; try again later",
+    }
+    try:
+        phrase = http.HTTPStatus(status).phrase.lower()
+    except ValueError:
+        phrase = "refused"
+    kept = [(name, value) for name, value in headers if name in (b"retry-after", b"allow")]
+    if status == 503 and not any(name == b"retry-after" for name, _ in kept):
+        kept += LATER
+    return Refused(status, sentences.get(status, phrase), tuple(kept))
+
+
+def _once(headers: object, name: bytes) -> list[tuple[bytes, bytes]]:
+    """Return headers in lower case, of which one is there once."""
+    kept: dict[bytes, int] = {}
+    found: list[tuple[bytes, bytes]] = []
+    for key, value in headers:  # type: ignore[attr-defined]
+        key = bytes(key).lower()
+        if key == name and kept.setdefault(key, 0):
+            continue
+        kept[key] = 1
+        found.append((key, bytes(value)))
+    return found

@@ -1,0 +1,130 @@
+"""The benchmark of the service: what it asks, what it compares with, what it writes."""
+
+import json
+import os
+import subprocess
+import sys
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rayreid.benchmark.fuzzing import bombs, mutated, seeds
+from rayreid.benchmark.load import Load
+from rayreid.benchmark.processes import family
+from rayreid.benchmark.requests import IMAGES, form, jpeg, pairs_of, requests
+from rayreid.benchmark.serving import direct, untrained
+from rayreid.benchmark.serving_page import Served, draw, figures, page
+from rayreid.benchmark.soak import Soak, slope
+
+
+def load(status: list[int], latency: float = 0.5) -> Load:
+    count = len(status)
+    codes = np.array(status)
+    return Load(
+        np.arange(count) / 10, np.full(count, latency), codes, (codes == 503).astype(np.int64),
+        10.0, 0.1, 0.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served(
+        "tiny", 64, 32, 16, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}},
+        load([200] * 5),
+        {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
+        {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
+    )  # fmt: skip
+
+
+def test_requests_have_each_crop_once() -> None:
+    crops = [jpeg(np.full((8, 4, 3), i, np.uint8)) for i in range(40)]
+    assert len(set(crops)) == 40
+    asked = requests(crops)
+    assert len(asked) == 2
+    for crop in crops[:32]:
+        assert sum(request.count(crop) for request in asked) == 1
+    pairs = pairs_of(IMAGES)
+    assert len(pairs) == 64
+    assert len({tuple(pair) for pair in pairs.tolist()}) == 64
+    body, kind = form([b"x"], {"pairs": b"[]"})
+    assert kind == "multipart/form-data; boundary=--rayreid"
+    assert body.endswith(b"----rayreid--\r\n")
+
+
+def test_the_model_alone_is_measured_in_a_loop(tmp_path: Path) -> None:
+    run = untrained("quickstart", tmp_path)
+    crops = [jpeg(np.full((64, 32, 3), i, np.uint8)) for i in range(64)]
+    rates = direct(run, crops, [1], 0.2)
+    assert list(rates) == ["from JPEGs", "from pixels"]
+    assert all(rate[1] > 1 for rate in rates.values())
+
+
+def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_path: Path) -> None:
+    told = page([served], 10.0, 3.0)
+    # 5 requests of 16 images in 10 seconds, beside 10 and 8 images a second.
+    assert "3.0 other processes" in told
+    cells = [cell.strip() for cell in told.splitlines()[6].strip("|").split("|")]
+    assert cells[:9] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32", "16", "80%", "100%"]
+    (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:6] == ["4.0", "0.2", "1", "1"]
+    found = json.loads(json.dumps(figures(served)))
+    assert found["share_of_direct"] == {"from pixels": 0.8, "from JPEGs": 1.0}
+    assert found["loads"]["twice"]["refused_without_retry_after"] == 0
+    draw([served, served], tmp_path / "load.svg")
+    assert b"saturation" not in (tmp_path / "load.svg").read_bytes()[:100]
+    assert (tmp_path / "load.svg").read_text().startswith("<?xml")
+
+
+def test_damaged_images_follow_from_their_numbers() -> None:
+    first = list(islice(mutated(), 50))
+    assert first == list(islice(mutated(), 50))
+    assert first[20:] == list(islice(mutated(20), 30))
+    assert len(set(first)) > 45
+    for seed in seeds():
+        Image.open(BytesIO(seed)).load()
+
+
+def test_bombs_are_small() -> None:
+    for name, bomb in bombs().items():
+        assert len(bomb) < 300_000 or "tiff" in name
+
+
+def test_a_line_through_samples() -> None:
+    seconds = np.arange(100.0)
+    noise = np.random.default_rng(0).normal(0, 5, 100)
+    growth, half = slope(seconds, 1000 + 3 * seconds + noise)
+    assert abs(growth - 3) < half < 0.1
+    # What fills at the start is no growth.
+    memory = {"a": np.minimum(seconds, 20) + noise / 100}
+    settled, half = Soak(load([200]), seconds, memory).slope("a")
+    assert abs(settled) < 3 * half
+
+
+def test_a_process_and_all_that_it_started() -> None:
+    code = (
+        "import subprocess, time; subprocess.Popen(['sleep', '60']); print(1, flush=True); "
+        "time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = {one.pid: one for one in family()}
+        assert child.pid in found
+        assert found[child.pid].resident > 2**20
+        assert found[child.pid].files >= 3
+        (grandchild,) = family(child.pid)
+        assert grandchild.name == "sleep 60"
+        assert grandchild.pid in found
+    finally:
+        for one in family(child.pid):
+            os.kill(one.pid, 9)
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert child.pid not in {one.pid for one in family()}
