@@ -129,7 +129,9 @@ def scaling_benchmark(trunk: str, rounds: int, to: Path) -> None:
     """Measure images a second of one worker and of two, and what exchanging gradients takes."""
     from rayreid.benchmark.scaling import scaling
 
-    tell = lambda line: click.echo(line, err=True)  # noqa: E731
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
     click.echo(scaling(to, tell, trunk=trunk, rounds=rounds))
 
 

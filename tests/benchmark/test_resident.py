@@ -12,11 +12,11 @@ def filled(mebibytes: int) -> int | None:
 
 
 def test_the_peak_is_what_work_took_and_let_go() -> None:
-    found = in_own_process(filled, 300)
+    # The kernel counts resident pages in batches, a core each: a megabyte more than is asked for.
+    found = in_own_process(filled, 301)
     if found is None:
         pytest.skip("this system does not tell")
-    # The kernel counts resident pages in batches, a core each: a megabyte is its own error.
-    assert 299 <= found / 2**20 < 400
+    assert 300 <= found / 2**20 < 400
 
 
 def test_where_it_is_untold_it_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
