@@ -30,9 +30,10 @@ class Node:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End it as a power cut would: no process says goodbye."""
-        family = [psutil.Process(self.process.pid)]
+        """End it as a power cut would: no process says goodbye; one that is dead stays so."""
+        family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
+            family.append(psutil.Process(self.process.pid))
             family += family[0].children(recursive=True)
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -57,14 +58,16 @@ async def dripping_body(
 async def slow_reader(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
 ) -> None:
-    """Ask again and again, and take no answer."""
+    """Ask for more than the line holds, and take nothing of the answers."""
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     end = time.monotonic() + seconds
+    # Not all at once, which would be a flood, of which there is nothing to learn about reading.
     while time.monotonic() < end:
         writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        async with asyncio.timeout(seconds):
-            await writer.drain()
-        await asyncio.sleep(0.05)
+        await writer.drain()
+        if writer.transport.is_closing():
+            raise ConnectionResetError
+        await asyncio.sleep(1)
 
 
 async def half_sent(_: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
@@ -97,6 +100,19 @@ def attacked(port: int, way: str, count: int, seconds: float) -> Hostile:
     return asyncio.run(_attacked(port, WAYS[way], count, seconds))
 
 
+async def _connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    client = socket.socket()
+    # What is not read stays with the service, as with a client far away, not in this kernel.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+    except OSError:
+        client.close()
+        raise
+    return await asyncio.open_connection(sock=client)
+
+
 async def _attacked(port: int, way: Way, count: int, seconds: float) -> Hostile:
     connected = closed = 0
     longest = 0.0
@@ -106,7 +122,7 @@ async def _attacked(port: int, way: Way, count: int, seconds: float) -> Hostile:
         nonlocal connected, closed, longest
         try:
             async with gate:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await _connected(port)
         except OSError:
             return
         connected += 1

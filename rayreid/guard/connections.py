@@ -47,14 +47,15 @@ class Door(HttpToolsProtocol):
     """uvicorn's protocol within the bounds of ``settings``.
 
     Those that we wait for are kept in the order since when, and where there are too many they go in
-    this order: who has asked nothing yet, who is between two requests, who is sending a body. One
-    that drips byte by byte is waited for like a silent one.
+    this order: who has asked nothing yet, who is between two requests, who is sending a body, who
+    is taking an answer. One that drips byte by byte is waited for like a silent one.
     """
 
     settings: ClassVar[DoorSettings] = DoorSettings()
     waiting: ClassVar[dict["Door", None]] = {}
     idle: ClassVar[dict["Door", None]] = {}
     sending: ClassVar[dict["Door", None]] = {}
+    taking: ClassVar[dict["Door", None]] = {}
     refused: ClassVar[int] = 0
     evicted: ClassVar[int] = 0
     given_up: ClassVar[int] = 0
@@ -69,13 +70,16 @@ class Door(HttpToolsProtocol):
         """Take a connection, at the cost of another or of itself where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
-            oldest = next(chain(self.waiting, self.idle, self.sending), None)
+            oldest = next(chain(self.waiting, self.idle, self.sending, self.taking), None)
             if oldest is None:
                 Door.refused += 1
                 self._refuse(503, "too many connections; try again later")
                 return
             Door.evicted += 1
-            oldest._close()
+            if oldest in self.taking:
+                oldest.transport.abort()  # closing would first wait for what it does not take
+            else:
+                oldest._close()
         self._await_start()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,6 +161,7 @@ class Door(HttpToolsProtocol):
         """Give a client that takes nothing of its answer so long."""
         super().pause_writing()
         self._stop_answer_timer()
+        self.taking[self] = None
         self.answer_timer = self.loop.call_later(self.settings.answer_seconds, self._abort)
 
     def resume_writing(self) -> None:
@@ -195,6 +200,7 @@ class Door(HttpToolsProtocol):
             self.start_timer = None
 
     def _stop_answer_timer(self) -> None:
+        self.taking.pop(self, None)
         if self.answer_timer is not None:
             self.answer_timer.cancel()
             self.answer_timer = None

@@ -82,11 +82,7 @@ class Entrance:
             if refused is not None:
                 await answer(send, refused, id)
             elif body.whole is not None:
-                self.passed += 1
-                try:
-                    await self._pass(scope, body, send, id)
-                finally:
-                    self.passed -= 1
+                await self._pass(scope, body, send, id)
         finally:
             self.held -= body.size
 
@@ -96,11 +92,14 @@ class Entrance:
     async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
         """Pass on a whole request, and see that there is one answer, in the service's form."""
         started = silenced = False
+        self.passed += 1
 
         async def send_in_form(message: Message) -> None:
             nonlocal started, silenced
             if message["type"] == "http.response.start":
                 started = True
+                # What is done is no longer at work, however slowly the client takes it.
+                self.passed -= 1
                 status = message["status"]
                 headers = _once(message.get("headers", ()), b"x-request-id")
                 kinds = [value for name, value in headers if name == b"content-type"]
@@ -112,7 +111,10 @@ class Entrance:
             if not silenced:
                 await send(message)
 
-        await self.app(scope, body.receive, send_in_form)
+        try:
+            await self.app(scope, body.receive, send_in_form)
+        finally:
+            self.passed -= not started
         if not started and not body.gone:
             # Serve says nothing where a replica died under a request.
             log.warning("request %s was lost with its replica", id)

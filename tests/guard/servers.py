@@ -27,6 +27,7 @@ def behind_the_door(app: ASGIApp, settings: DoorSettings) -> Iterator[int]:
     Door.waiting.clear()
     Door.idle.clear()
     Door.sending.clear()
+    Door.taking.clear()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -176,6 +176,34 @@ def test_an_answer_that_nobody_takes_is_given_up(port: int) -> None:
     assert answers(port)
 
 
+def hoarding(port: int) -> socket.socket:
+    """Return a client that asks for two large answers and takes none of them."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(TIMEOUT)
+    client.connect(("127.0.0.1", port))
+    large = request().replace(b"POST /", b"POST /large").replace(b": close", b": keep-alive")
+    client.sendall(large * 2)
+    return client
+
+
+def test_who_takes_no_answer_keeps_nobody_from_theirs() -> None:
+    patient = SETTINGS.model_copy(
+        update={"connections": 4, "requests": 2, "answer_seconds": 30.0, "header_seconds": 30.0}
+    )
+    with behind_the_door(app, patient) as port, ExitStack() as opened:
+        before = Door.evicted
+        clients = [opened.enter_context(hoarding(port)) for _ in range(4)]
+        deadline = time.monotonic() + TIMEOUT
+        while len(Door.taking) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(Door.taking) == 4
+        assert answers(port), "their requests are done, and the first of them makes room"
+        assert Door.evicted == before + 1
+        assert len(received(clients[0])) < 50_000_000
+        assert len(Door.taking) == 3
+
+
 def test_half_an_upload_never_reaches_the_application(port: int) -> None:
     reached = []
 
