@@ -22,6 +22,7 @@ from rayreid.settings import checked
 from rayreid.spread import spread
 from rayreid.study_report.record import Study, read_study
 from rayreid.tune import StudySettings, study
+from rayreid.tune.trial import run_trial
 
 FIGURES, WORK = "studies.json", "work"
 METHOD, TRIALS, CORES = "gmn", 12, 2
@@ -116,7 +117,7 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
     )
     name = f"{stopping}-{seed}"
     began = time.perf_counter()
-    with session(cpus=CORES):
+    with session(cpus=CORES, preload=run_trial.__module__):
         ready = time.perf_counter() - began
         study(
             experiment, parse_space(SPACES[METHOD]), work / name, settings,

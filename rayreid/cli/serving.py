@@ -54,17 +54,18 @@ def serve(runs: tuple[str, ...], config: Path | None, host: str | None, port: in
         write_serve_config(settings(), to)
         click.echo(f"wrote {to}; serve deploy {to} puts it on the cluster at hand")
         return
-    from rayreid.serve import start, stop
+    from rayreid.serve import check, start, stop
     from rayreid.session import session
 
     again = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: again.set())
     first = settings()
+    served = check(first)  # what is mistaken is told before Ray is started for it
     with session():
         # Ray has put a handler of its own there, which would not wait for anybody.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            url = start(first)
+            url = start(first, served)
             names = ", ".join(model.name for model in first.models)
             click.echo(f"serving {names} at {url}; Ctrl-C stops it")
             while True:

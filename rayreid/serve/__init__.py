@@ -24,6 +24,7 @@ from rayreid.guard.door import CALLBACK
 from rayreid.guard.tokens import read_tokens
 from rayreid.serve.app import DRAIN_S, QUIET, application, described
 from rayreid.serve.ingress import APPLICATION
+from rayreid.serve.models import Served
 from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
 
@@ -33,11 +34,31 @@ ALIVE_S = 5
 """How long the service may take to show that it is there."""
 
 
-def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
+def check(settings: ServiceSettings) -> dict[str, Served]:
+    """Return what each model of a service is, by name; Ray need not run.
+
+    Raises `FileNotFoundError` or `ValueError` for a run that cannot be served, or a tokens file
+    that others may read, `OSError` for a store that cannot be read.
+    """
+    settings = settings.absolute()
+    if settings.tokens:
+        read_tokens(settings.tokens)
+    if settings.audit:
+        Audit(settings.audit)
+    return described(settings)
+
+
+def start(
+    settings: ServiceSettings,
+    served: Mapping[str, Served] | None = None,
+    *,
+    timeout: float = 300.0,
+) -> str:
     """Start a service on the running Ray, and return the base URL once it answers.
 
     On a cluster, runs lie on storage that all nodes share, and HTTP is answered by the head node
-    alone. ``timeout`` is in seconds.
+    alone. ``served`` is what `check` has returned, where it was called already; ``timeout`` is in
+    seconds.
 
     A service that runs already is replaced: what it is asked meanwhile is answered by its old
     models or by the new ones. Raises `FileNotFoundError` or `ValueError` for a run that cannot be
@@ -46,11 +67,7 @@ def start(settings: ServiceSettings, *, timeout: float = 300.0) -> str:
     the service does not come up: one that ran before then goes on.
     """
     settings = settings.absolute()
-    if settings.tokens:
-        read_tokens(settings.tokens)
-    if settings.audit:
-        Audit(settings.audit)
-    served = described(settings)
+    served = served or check(settings)
     target = serve.RunTarget(application(settings, served), name=APPLICATION)
     host, port = settings.host, settings.port
     if serve.status().proxies:
