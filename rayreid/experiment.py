@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rayreid.data.loading import LoadingSettings
 from rayreid.data.sampling import SamplingSettings
 from rayreid.data.sources import SyntheticSettings, canonical, ranks_nobody
+from rayreid.data.storage import Storage, canonical_address, is_remote, parted
 from rayreid.data.views import ViewSettings, unfolded
 from rayreid.method import Method
 from rayreid.methods import find_method
@@ -24,6 +25,9 @@ from rayreid.settings import Settings, checked, dotted, nested, read_yaml
 
 TRUSTED = "RAYREID_METHODS"
 """Environment variable that names methods of other packages which may be imported."""
+
+MOST = 2**20
+"""Bytes of a file of settings in a store."""
 
 
 class Experiment(Settings):
@@ -160,11 +164,17 @@ def compose(method: str, *layers: Mapping[str, object]) -> Experiment:
     return checked(Experiment, nested(assignments))
 
 
-def load_assignments(path: Path) -> dict[str, object]:
-    """Return the dotted assignments in a YAML file, nested or dotted.
+def load_assignments(place: Path | str) -> dict[str, object]:
+    """Return the dotted assignments in a YAML file, nested or dotted; it may be in a store.
 
-    Raises `FileNotFoundError`, or `ValueError` where it is not readable as settings.
+    Raises `FileNotFoundError`, `OSError` for a store that cannot be read, or `ValueError` where
+    the file is not readable as settings.
     """
+    if is_remote(str(place)):
+        folder, name = parted(canonical_address(str(place)))
+        storage = Storage(folder)
+        return dotted(read_yaml(bytes(storage.read(name, MOST)).decode(), storage.where(name)))
+    path = Path(place)
     if not path.is_file():
         raise FileNotFoundError(f"there is no settings file {path}")
     return dotted(read_yaml(path.read_text(), path))

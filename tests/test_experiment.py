@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from rayreid.data.storage import Storage, below, canonical_address
 from rayreid.data.views import ViewSettings
 from rayreid.experiment import compose, load_assignments, load_experiment
 from rayreid.methods import METHODS
+from tests.store import ObjectStore
 
 SNOW = {"sources": ["synthetic=snow"]}
 
@@ -22,6 +24,19 @@ def test_an_experiment_survives_its_file(tmp_path: Path) -> None:
     again = compose("gmn", load_assignments(tmp_path / "experiment.yaml"))
     assert again == made
     assert again.fingerprint == made.fingerprint
+
+
+def test_settings_are_read_from_a_store(object_store: ObjectStore, tmp_path: Path) -> None:
+    made = compose("gmn", SNOW, {"seed": 3})
+    made.save(tmp_path / "best.yaml")
+    address = canonical_address(object_store.address("study"))
+    Storage(address).upload(tmp_path / "best.yaml", "best.yaml")
+    assert compose("gmn", load_assignments(below(address, "best.yaml"))) == made
+    with pytest.raises(FileNotFoundError, match=r"study/absent\.yaml"):
+        load_assignments(below(address, "absent.yaml"))
+    Storage(address).write("much.yaml", b"#" * 2_000_000)
+    with pytest.raises(ValueError, match="2,000,000 bytes, more than"):
+        load_assignments(below(address, "much.yaml"))
 
 
 def test_replaced_changes_what_it_names_and_the_fingerprint() -> None:

@@ -1,5 +1,6 @@
 """The console command: a verb for each thing a user does."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -97,7 +98,7 @@ def methods(method: str | None) -> None:
 @click.option("--name", help="Name of the run; by default of method and settings.")
 @click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
               help="Where all runs are kept: a folder, s3://... or gs://...")  # fmt: skip
-def train(method: str, sources: tuple[str, ...], file: Path | None, assignments: tuple[str, ...],
+def train(method: str, sources: tuple[str, ...], file: str | None, assignments: tuple[str, ...],
           protocol: str | None, places: tuple[str, ...], workers: "int | tuple[int, int]",
           placement: "Placement", name: str | None, results: str) -> None:  # fmt: skip
     """Train METHOD; the same command again goes on where it was interrupted."""
@@ -167,11 +168,12 @@ def train_in(
 @click.option("--name", help="Name of the study; by default of method and settings.")
 @click.option("--results", default="results", show_default=True, metavar="FOLDER|ADDRESS",
               help="Where all studies are kept: a folder, s3://... or gs://...")  # fmt: skip
-def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
+def tune(method: str, space: Path, sources: tuple[str, ...], file: str | None,
          assignments: tuple[str, ...], protocol: str | None, places: tuple[str, ...],
          target: str | None, study_assignments: tuple[str, ...], resume: bool, name: str | None,
          results: str) -> None:  # fmt: skip
     """Search SPACE for METHOD by leave-one-domain-out over the sources."""
+    from rayreid.data.storage import below, is_remote
     from rayreid.results import opened
     from rayreid.search_space import is_active, load_space, plain, refuse_set_and_searched
     from rayreid.settings import checked, dotted, parse_assignment
@@ -193,11 +195,10 @@ def tune(method: str, space: Path, sources: tuple[str, ...], file: Path | None,
         if is_active(parameter, active):
             active[path] = plain(values[path])
             click.echo(f"best {path} = {active[path]}")
-    best_file = f"{place.public}/best.yaml"
-    if "://" in best_file:
-        click.echo(f"best settings in {best_file}")
-    else:
-        click.echo(f"rayreid train {method} --from {best_file}")
+    address = place.storage.address
+    # A store's options, which may be in its address, are left out of its public one.
+    kept = below(address, "best.yaml") if is_remote(address) else f"{place.public}/best.yaml"
+    click.echo(f"rayreid train {method} --from {shlex.quote(kept)}")
 
 
 @cli.command()

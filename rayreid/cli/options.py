@@ -18,8 +18,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--source", "sources", multiple=True, metavar="LAYOUT=LOCATION",
                      help="A domain to learn from, e.g. synthetic=snow; repeatable."),
-        click.option("--from", "file", type=click.Path(path_type=Path),
-                     help="Settings to start from (an experiment.yaml or best.yaml)."),
+        click.option("--from", "file", metavar="FILE|ADDRESS",
+                     help="Settings to start from (an experiment.yaml or best.yaml, also in a "
+                     "store)."),
         click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE",
                      help="A setting, e.g. optimiser.lr=1e-3; repeatable."),
     ):  # fmt: skip
@@ -62,7 +63,7 @@ def chosen_round(protocol: str | None, places: Iterable[str], part: str) -> "Rou
 def make_experiment(
     method: str,
     sources: Iterable[str],
-    file: Path | None,
+    file: Path | str | None,
     assignments: Iterable[str],
     learnt: "Round | None" = None,
 ) -> "Experiment":

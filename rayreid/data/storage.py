@@ -284,3 +284,10 @@ def below(address: str, name: str) -> str:
         return str(Path(address) / name)
     path, mark, query = address.partition("?")
     return f"{path}/{name}{mark}{query}"
+
+
+def parted(address: str) -> tuple[str, str]:
+    """Return the folder that an address is in, and its name there: what `below` was given."""
+    path, mark, query = address.partition("?")
+    folder, _, name = path.rpartition("/")
+    return folder + mark + query, name

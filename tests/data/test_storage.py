@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayreid.data import storage
-from rayreid.data.storage import Storage, below, canonical_address, is_remote, last_part
+from rayreid.data.storage import Storage, below, canonical_address, is_remote, last_part, parted
 from tests.store import ObjectStore
 
 
@@ -107,6 +107,10 @@ def test_parts_of_an_address() -> None:
     assert last_part("/data/Market-1501") == "Market-1501"
     assert below("s3://bucket/sets?scheme=http", "a") == "s3://bucket/sets/a?scheme=http"
     assert below("/data", "a") == "/data/a"
+    assert parted(below("s3://bucket/sets?scheme=http", "a")) == (
+        "s3://bucket/sets?scheme=http",
+        "a",
+    )
 
 
 @pytest.mark.parametrize(("key", "secret"), [(None, "wrong"), ("AKIAUNKNOWN", "wrong")])
