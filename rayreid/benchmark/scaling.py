@@ -1,7 +1,7 @@
 """More workers: images a second, and how much of a step the exchange of gradients takes.
 
-What a Ray Train worker runs, DDP over gloo, in processes of this machine without Ray, which would
-only start them: what is measured is a step, not the start of a run.
+Steps are measured on the cluster at hand, by runs of Ray Train, and what the exchange takes of one
+in processes of this machine without Ray, which can be told to leave it out.
 """
 
 import multiprocessing
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from rayreid.session import session  # before ray: it sets what ray reads on import
+
+# isort: split
+import ray
 import torch
 from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +23,8 @@ from rayreid.benchmark.data import machine
 from rayreid.experiment import Experiment, compose
 from rayreid.learner import Figures, Learner
 from rayreid.report import table
-from rayreid.run import commit, open_sources, write_json
+from rayreid.run import Run, commit, open_sources, write_json
+from rayreid.train import train_on_ray
 
 STEPS = 4
 """Of a round; each is timed with the exchange and without."""
@@ -31,6 +36,10 @@ class Case:
 
     workers: int
     threads: int
+
+
+EPOCHS = 4
+"""Of `STEPS` steps a round, that a run of Ray Train learns after the first, which warms up."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +68,71 @@ def scaling(
 ) -> str:
     """Measure one worker and two, and one with the threads of two; return the table.
 
-    ``to`` receives it as README.md, and the figures as scaling.json.
+    Ray Train's are those of the cluster that this shell is attached to, or a private one. ``to``
+    receives the table as README.md, and the figures as scaling.json.
     """
-    rows, kept = [], {}
+    rows: list[tuple[object, ...]] = []
+    kept: dict[str, dict[str, float]] = {}
+    with session(cpus=2):
+        nodes = len({node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU")})
+        alone = 0.0
+        for workers in (1, 2):
+            tell(f"{workers} worker(s) of Ray Train, on {nodes} node(s)")
+            rate = on_ray(workers, case_of(trunk), rounds)
+            alone = alone or rate
+            where = f"Ray Train, {nodes} node(s)"
+            rows.append((where, workers, 1, f"{rate:.0f}", f"{rate / alone:.2f}", ""))
+            kept[f"ray {workers}x1"] = {"images_per_second": rate, "nodes": nodes}
     first = 0.0
     for case in (Case(1, 1), Case(2, 1), Case(1, 2)):
         tell(f"{case.workers} worker(s) of {case.threads} thread(s)")
         speed = measured(case, case_of(trunk), rounds)
-        first = first or speed.images_per_second
-        times = speed.images_per_second / first
+        rate = speed.images_per_second
+        first = first or rate
         exchange = f"{speed.exchange:.0%}" if case.workers > 1 else ""
         rows.append(
-            (case.workers, case.threads, f"{speed.images_per_second:.0f}", f"{times:.2f}", exchange)
+            (
+                "processes",
+                case.workers,
+                case.threads,
+                f"{rate:.0f}",
+                f"{rate / first:.2f}",
+                exchange,
+            )
         )
         kept[f"{case.workers}x{case.threads}"] = {
-            "images_per_second": speed.images_per_second,
+            "images_per_second": rate,
             "exchange": speed.exchange,
         }
     text = (
         f"{machine()}. baseline, {trunk}, 128x64, bf16, 64 crops a worker: images a second of all "
-        f"workers, medians of {rounds} rounds of {STEPS} steps. Both workers are on this machine "
+        f"workers, medians of {rounds} rounds of {STEPS} steps; of Ray Train, whose workers a "
+        f"driver listens to, of {EPOCHS} epochs of as many steps. All workers are on this machine "
         "and exchange gradients over loopback: its cores, caches and memory are shared, a network "
-        "is not there, so these are figures of two processes on two cores, not of two nodes.\n\n"
-        + table(("workers", "threads each", "images/s", "times one", "in exchange"), rows)
+        "is not there, so these are figures of two processes on two cores, not of two machines.\n\n"
+        + table(("", "workers", "threads each", "images/s", "times one", "in exchange"), rows)
         + "\n"
     )
     to.mkdir(parents=True, exist_ok=True)
     write_json(to / "scaling.json", {"commit": commit(), "machine": machine(), "cases": kept})
     (to / "README.md").write_text(text)
     return text
+
+
+def on_ray(workers: int, experiment: Experiment, rounds: int) -> float:
+    """Return the images a second of a run's workers, the median of its epochs but the first."""
+    steps = {"epochs": 1 + EPOCHS, "steps_per_epoch": rounds * STEPS}
+    speeds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder) / "run", experiment.replaced(steps))
+        train_on_ray(
+            run,
+            workers,
+            lambda row: speeds.append(row["images_per_second"]),
+            gpus=False,
+            placement="spread",
+        )
+    return median(speeds[1:])
 
 
 def measured(case: Case, experiment: Experiment, rounds: int) -> Speed:
