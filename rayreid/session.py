@@ -64,6 +64,11 @@ def session(cpus: int | None = None, preload: str = "") -> Iterator[None]:
         ray.shutdown()
 
 
+def nodes() -> int:
+    """Return how many nodes with cores the cluster has that this process uses."""
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+
+
 @contextmanager
 def _told(name: str, value: str) -> Iterator[None]:
     """Have a variable in the environment for a while, unless it is there or has no value."""

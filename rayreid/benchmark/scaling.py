@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rayreid.session import session  # before ray: it sets what ray reads on import
-
-# isort: split
-import ray
 import torch
 from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +20,7 @@ from rayreid.experiment import Experiment, compose
 from rayreid.learner import Figures, Learner
 from rayreid.report import table
 from rayreid.run import Run, commit, open_sources, write_json
+from rayreid.session import nodes, session
 from rayreid.train import train_on_ray
 
 STEPS = 4
@@ -74,15 +71,15 @@ def scaling(
     rows: list[tuple[object, ...]] = []
     kept: dict[str, dict[str, float]] = {}
     with session(cpus=2):
-        nodes = len({node["NodeID"] for node in ray.nodes() if node["Resources"].get("CPU")})
+        there = nodes()
         alone = 0.0
         for workers in (1, 2):
-            tell(f"{workers} worker(s) of Ray Train, on {nodes} node(s)")
+            tell(f"{workers} worker(s) of Ray Train, on {there} node(s)")
             rate = on_ray(workers, case_of(trunk), rounds)
             alone = alone or rate
-            where = f"Ray Train, {nodes} node(s)"
+            where = f"Ray Train, {there} node(s)"
             rows.append((where, workers, 1, f"{rate:.0f}", f"{rate / alone:.2f}", ""))
-            kept[f"ray {workers}x1"] = {"images_per_second": rate, "nodes": nodes}
+            kept[f"ray {workers}x1"] = {"images_per_second": rate, "nodes": there}
     first = 0.0
     for case in (Case(1, 1), Case(2, 1), Case(1, 2)):
         tell(f"{case.workers} worker(s) of {case.threads} thread(s)")
