@@ -1,14 +1,17 @@
 """Training through faults, for real: on several nodes, and with a store that goes away."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rayreid.data.storage import Storage, canonical_address
 from rayreid.experiment import compose
+from rayreid.learner import POSITION
 from tests.faults.conftest import Record
 from tests.faults.driver import EPOCHS, LONG, Driver, check_log, fill, train
 from tests.miniature import MINIATURE
@@ -156,15 +159,27 @@ def test_a_killed_driver_goes_on_from_another_folder(
     (tmp_path / "here").mkdir()
     running = Driver(command, environment, tmp_path / "here")
     running.wait_for_epoch(4)
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    workers = [
+        process
+        for process in family
+        if "TrainController" in process.name() or "RayTrainWorker" in process.name()
+    ]
+    assert len(workers) == 3, "a controller and two workers"
     running.process.kill()
     running.process.wait(60)
+    # They end when they notice, and may keep a state until then.
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert not left
     before = running.epoch
     assert before < EPOCHS
     if cut:
         for name, value in store_server.environment.items():
             monkeypatch.setenv(name, value)
         place = Storage(canonical_address(store_server.address(f"{prefix}/run/ray")))
-        newest = max(f for f in place.files() if f.endswith("/state.safetensors"))
+        # A younger one that Ray had not heard of when it was killed would not be looked at.
+        heard = json.loads(bytes(place.read("checkpoint_manager_snapshot.json", 2**20)))
+        newest = f"{heard['latest_checkpoint_result']['checkpoint_dir_name']}/state.safetensors"
         place.write(newest, bytes(place.read(newest, 2**30))[:-1000])
     (tmp_path / "there").mkdir()
     at = time.monotonic()
@@ -186,11 +201,18 @@ def test_one_process_and_its_store_are_parted_and_it_is_killed(
     private = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment = private | store_server.environment | {"PYTHONPATH": str(ROOT)}
     long = 100
+    for name, value in store_server.environment.items():
+        monkeypatch.setenv(name, value)
     with cuttable(store_server) as (store, line):
-        command = train(store.address("parted"), epochs=long, steps_per_epoch=3)
+        command = train(store.address("parted"), epochs=long, steps_per_epoch=30)
         (tmp_path / "here").mkdir()
         running = Driver(command, environment, tmp_path / "here")
         running.wait_for_epoch(5)
+        kept = Storage(canonical_address(store_server.address("parted/run/states")))
+        deadline = time.monotonic() + 60
+        while not any(file.endswith(POSITION) for file in kept.files()):
+            assert time.monotonic() < deadline, "no state was sent"
+            time.sleep(0.05)
         line.cut()
         running.wait_for_epoch(running.epoch + 5)
         running.process.kill()
