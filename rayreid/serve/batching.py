@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -45,6 +45,14 @@ class Batcher(Generic[T, R]):
 
     async def __call__(self, item: T) -> R:
         """Return the result of an item, computed together with others."""
+        return await self._asked(item)
+
+    async def many(self, items: Iterable[T]) -> list[R]:
+        """Return the results of items, each computed together with whatever others."""
+        # Futures, not a task each: of small crops there are a thousand a second.
+        return await asyncio.gather(*[self._asked(item) for item in items])
+
+    def _asked(self, item: T) -> asyncio.Future[R]:
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.items.append((item, future))
         if len(self.items) >= self.most * self.lanes:
@@ -52,7 +60,7 @@ class Batcher(Generic[T, R]):
         if not self.gathering and len(self.computing) < self.lanes:
             # A task of its own: one that is cancelled must not take others' batches with it.
             self.gathering = asyncio.create_task(self._gathered())
-        return await future
+        return future
 
     async def _gathered(self) -> None:
         """Give others the time to come, then start what lanes there are for."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -55,7 +56,8 @@ class Hosted:
         # Apart, so that the last step of a request does not queue behind others' first.
         self.scorers = ThreadPoolExecutor(lanes, "score", _computing)
         # The event loop stays free, and no more full-size pictures than threads are in memory.
-        self.decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        self.cores = len(os.sched_getaffinity(0))
+        self.decoders = ThreadPoolExecutor(self.cores, "decode")
         # The first batch is the slowest, and shows whether the method works on this machine.
         blank = np.zeros((served.height, served.width, 3), np.uint8)
         first = self.embedders.submit(embed_distinct, self.method, [""], [blank])
@@ -138,24 +140,22 @@ class Hosted:
         pixels = await self._decoded(work)
         decoded = time.perf_counter()
         items = zip(work.keys[: len(pixels)], pixels, strict=True)
-        embeddings = await asyncio.gather(*map(self.images, items))
+        embeddings = await self.images.many(items)
         seconds["decode"] = decoded - started
         seconds["embed"] = time.perf_counter() - decoded
         return embeddings
 
     async def _decoded(self, work: Work) -> list[UInt8[np.ndarray, "h w 3"]]:
-        decoding = [
-            self.run(
-                self.decoders, decode_bytes, image, name, self.served.height, self.served.width
-            )
-            for image, name in zip(work.images, work.names, strict=True)
-        ]
+        named = list(zip(work.images, work.names, strict=True))
+        # A call a thread, not one an image: a small crop is sooner decoded than handed over.
+        share = max(1, -(-len(named) // self.cores))
+        parts = [named[start : start + share] for start in range(0, len(named), share)]
+        size = self.served.height, self.served.width
+        decoding = [self.run(self.decoders, _decoded, part, size) for part in parts]
         pixels = []
-        for one in await asyncio.gather(*decoding, return_exceptions=True):
+        for one in chain.from_iterable(await asyncio.gather(*decoding)):
             if isinstance(one, ValueError):
                 raise RefusalError(422, str(one))
-            if isinstance(one, BaseException):
-                raise one
             pixels.append(one)
         return pixels
 
@@ -192,6 +192,19 @@ class Hosted:
         report = Report(tuple(self.batches), self.load_seconds, waiting)
         self.batches, self.load_seconds = [], None
         return report
+
+
+def _decoded(
+    images: Sequence[tuple[bytes, str]], size: tuple[int, int]
+) -> list[UInt8[np.ndarray, "h w 3"] | ValueError]:
+    """Return each of some named images as pixels of a size, or what is wrong with it."""
+    found: list[UInt8[np.ndarray, "h w 3"] | ValueError] = []
+    for image, name in images:
+        try:
+            found.append(decode_bytes(image, name, *size))
+        except ValueError as error:
+            found.append(error)
+    return found
 
 
 def _computing() -> None:

@@ -36,16 +36,18 @@ class Computer:
     arrivals=st.lists(st.lists(st.integers(0, 12), max_size=9), max_size=6),
     most=st.integers(1, 5),
     lanes=st.integers(1, 3),
+    together=st.booleans(),
 )
 def test_each_gets_its_own_result_in_batches_within_bounds(
-    arrivals: list[list[int]], most: int, lanes: int
+    arrivals: list[list[int]], most: int, lanes: int, together: bool
 ) -> None:
     async def run() -> None:
         computer, sizes = Computer(), []
         batcher = Batcher(computer, most=most, lanes=lanes, done=lambda n, _: sizes.append(n))
         waves = []
         for wave in arrivals:
-            waves.append(asyncio.gather(*map(batcher, wave)))
+            asked = batcher.many(wave) if together else asyncio.gather(*map(batcher, wave))
+            waves.append(asyncio.ensure_future(asked))
             await asyncio.sleep(0)
         assert [list(await wave) for wave in waves] == [[n * n for n in w] for w in arrivals]
         flat = [n for wave in arrivals for n in wave]
@@ -111,6 +113,25 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         computer.may.set()
         assert await asyncio.gather(busy, stays) == [0, 4]
         assert computer.batches == [[0], [2]]
+
+    asyncio.run(run())
+
+
+def test_many_that_nobody_waits_for_are_not_computed() -> None:
+    async def run() -> None:
+        computer = Computer(open_from_the_start=False)
+        batcher = Batcher(computer, most=2)
+        first = asyncio.ensure_future(batcher.many([1, 2]))
+        await asyncio.sleep(0.01)
+        gone = asyncio.ensure_future(batcher.many([3, 4]))
+        last = asyncio.ensure_future(batcher.many([5]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        computer.may.set()
+        assert await first == [1, 4]
+        assert await last == [25]
+        assert computer.batches == [[1, 2], [5]]
 
     asyncio.run(run())
 

@@ -18,6 +18,8 @@ from rayreid import serve
 from rayreid.checkpoint import Trained
 from rayreid.cli import cli
 from rayreid.client import Client, ServiceError
+from rayreid.data.decoding import decode_bytes
+from rayreid.explain import explain_pair
 from rayreid.serve.settings import Limits, service_of
 from tests.nodes import free_ports
 from tests.serve.pictures import PATH, TIMEOUT, expected, in_json, picture, raw
@@ -88,6 +90,19 @@ def test_requests_at_once_each_get_their_own_scores(client: httpx.Client, traine
         answers = list(threads.map(ask, requests, timeout=2 * TIMEOUT))
     for request, answer in zip(requests, answers, strict=True):
         np.testing.assert_allclose(answer, expected(trained, *request), atol=1e-5)
+
+
+def test_a_pair_is_explained(client: httpx.Client, trained: Trained) -> None:
+    images = [picture(0), picture(1)]
+    asked = Client(str(client.base_url))
+    told = asked.explain(*images, lines=3)
+    size = trained.experiment.loading
+    pixels = [decode_bytes(image, "", size.height, size.width) for image in images]
+    wanted = explain_pair(trained.method, np.stack(pixels), lines=3)
+    assert told.explanation["score"] == pytest.approx(wanted.score, abs=1e-5)
+    np.testing.assert_allclose(told.explanation["first"], wanted.first, atol=1e-4)
+    assert told.fingerprint == trained.fingerprint
+    assert asked.explain_png(*images).startswith(b"\x89PNG")
 
 
 def test_refusals_reach_the_client(client: httpx.Client) -> None:
