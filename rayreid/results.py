@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayreid.checkpoint import load_trained
+from rayreid.claim import FILE, Claim
 from rayreid.data.cache import cache_place
 from rayreid.data.storage import Storage, below, canonical_address, is_remote
 from rayreid.ranking.calibration import CALIBRATION
@@ -54,22 +55,28 @@ def opened(results: str, name: str) -> Iterator[Place]:
     away the work goes on, and what is to be sent waits. When the body ends all is there; a store
     that does not come back within `PATIENCE` is an `OSError`, and the folder here is kept.
 
-    Raises `ValueError` for what is no address, `OSError` for a store that cannot be written.
+    Raises `ValueError` for what is no address, or where another process works on it in the store,
+    `OSError` for a store that cannot be written.
     """
     storage = Storage(below(canonical_address(results), name))
     if not is_remote(storage.address):
         yield Place(Path(storage.address if "://" in results else f"{results}/{name}"), storage)
         return
     folder = Path(tempfile.mkdtemp(prefix="rayreid-")) / name
-    copy = _Copy(folder, storage)
-    copy.bring()
+    claim = Claim(storage)
+    claim.take()
     try:
-        yield Place(folder, storage)
-    except BaseException:
-        # What ended the body is what is told; what is not sent is kept here, and said.
-        copy.end(PATIENCE / 20, told=False)
-        raise
-    copy.end(PATIENCE, told=True)
+        copy = _Copy(folder, storage)
+        copy.bring()
+        try:
+            yield Place(folder, storage)
+        except BaseException:
+            # What ended the body is what is told; what is not sent is kept here, and said.
+            copy.end(PATIENCE / 20, told=False)
+            raise
+        copy.end(PATIENCE, told=True)
+    finally:
+        claim.release()
 
 
 class _Copy:
@@ -86,7 +93,7 @@ class _Copy:
         """Bring what is there, and go on sending what changes; `OSError` for no access."""
         self.folder.mkdir(parents=True)
         for file in self.storage.files():
-            if file.split("/")[0] != APART:
+            if file.split("/")[0] not in (APART, FILE):
                 self.storage.download(file, _inside(self.folder, file))
         self.sent = self._here()
         # Said before hours of work: reading may be allowed where writing is not.

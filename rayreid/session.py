@@ -31,19 +31,13 @@ if "RAY_ADDRESS" not in os.environ:
 
 import ray
 
-PRELOAD = "RAY_preload_python_modules"
-"""Where Ray's nodes are told what a worker imports while nobody has work for it yet."""
-
 
 @contextmanager
-def session(cpus: int | None = None, preload: str = "") -> Iterator[None]:
+def session(cpus: int | None = None) -> Iterator[None]:
     """Run the body on a Ray cluster, and leave no process of ours behind.
 
     Where ``RAY_ADDRESS`` is set, on that cluster; where this process already uses Ray, on
     that; else on a private one on this machine, stopped when the body ends, however it ends.
-
-    A private one starts a worker a core at once, and they import the module ``preload``: importing
-    torch takes each of them seconds, which the driver has other work for.
     """
     if ray.is_initialized():
         yield
@@ -51,13 +45,12 @@ def session(cpus: int | None = None, preload: str = "") -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         _make_token(Path.home() / ".ray" / "auth_token")
-    with _told(PRELOAD, preload):
-        ray.init(
-            address,
-            num_cpus=cpus if address == "local" else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
+    ray.init(
+        address,
+        num_cpus=cpus if address == "local" else None,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
     try:
         yield
     finally:
@@ -67,19 +60,6 @@ def session(cpus: int | None = None, preload: str = "") -> Iterator[None]:
 def nodes() -> int:
     """Return how many nodes with cores the cluster has that this process uses."""
     return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-
-
-@contextmanager
-def _told(name: str, value: str) -> Iterator[None]:
-    """Have a variable in the environment for a while, unless it is there or has no value."""
-    if not value or name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def _make_token(path: Path) -> None:

@@ -22,10 +22,11 @@ from rayreid.settings import checked
 from rayreid.spread import spread
 from rayreid.study_report.record import Study, read_study
 from rayreid.tune import StudySettings, study
-from rayreid.tune.trial import run_trial
 
 FIGURES, WORK = "studies.json", "work"
 METHOD, TRIALS, CORES = "gmn", 12, 2
+MANY = 48
+"""Trials of a study that early stopping lets last as long as one of `TRIALS` without."""
 LENGTH: Mapping[str, object] = {"epochs": 9, "steps_per_epoch": 22}
 """As many steps as the quickstart's trials have, in epochs of which halving has three rungs."""
 STOPPINGS = ("none", "asha")
@@ -46,8 +47,11 @@ def studies(folder: Path, tell: Teller, seeds: int = 3, only: Sequence[str] = ()
         for stopping in STOPPINGS:
             done = any((row["seed"], row["stopping"]) == (seed, stopping) for row in rows)
             if not done and (not only or f"{stopping}-{seed}" in only):
-                rows.append(_study(folder / WORK, seed, stopping, tell))
+                rows.append(_study(folder / WORK, seed, stopping, TRIALS, tell))
                 write_json(folder / FIGURES, found)
+    if "long" not in found and (not only or "long" in only):
+        found["long"] = _study(folder / WORK, 0, "asha", MANY, tell)
+        write_json(folder / FIGURES, found)
     if "sharing" not in found and (not only or "sharing" in only):
         found["sharing"] = sharing(folder / WORK / "sharing", tell)
         write_json(folder / FIGURES, found)
@@ -90,7 +94,7 @@ def write_page(folder: Path) -> str:
         }
         if again:
             parts.append(replay_table(list(again), list(again.values())))
-        parts.append(time_table(found["stopping"]))
+        parts.append(time_table([*found["stopping"], *filter(None, [found.get("long")])]))
     if found.get("sharing"):
         parts.append(_sharing_table(found["sharing"]))
     if found.get("scale"):
@@ -101,13 +105,13 @@ def write_page(folder: Path) -> str:
     return text
 
 
-def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
+def _study(work: Path, seed: int, stopping: str, trials: int, tell: Teller) -> Row:
     """Run a study, or what is left of it, and return its figures."""
     experiment = compose(METHOD, SMALL, OWN[METHOD], FEW, LENGTH, {"seed": seed})
     settings = checked(
         StudySettings,
         {
-            "trials": TRIALS,
+            "trials": trials,
             "sampler": "random",
             "stopping": stopping,
             "seed": seed,
@@ -115,9 +119,9 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
             "parallel": CORES,
         },
     )
-    name = f"{stopping}-{seed}"
+    name = f"{stopping}-{seed}" if trials == TRIALS else f"{stopping}-{seed}-{trials}"
     began = time.perf_counter()
-    with session(cpus=CORES, preload=run_trial.__module__):
+    with session(cpus=CORES):
         ready = time.perf_counter() - began
         study(
             experiment, parse_space(SPACES[METHOD]), work / name, settings,
@@ -130,6 +134,7 @@ def _study(work: Path, seed: int, stopping: str, tell: Teller) -> Row:
     return {
         "seed": seed,
         "stopping": stopping,
+        "trials": trials,
         "rule": [settings.grace_epochs, settings.reduction],
         **summary(done),
         **({"replays": again} if again else {}),
@@ -234,12 +239,14 @@ def time_table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.get("sessions", 1) > 1:
             continue
-        cores = CORES * row["seconds"]
+        wall = row["seconds_ray"] + row["seconds"]
+        cores = CORES * wall
         busy = row["seconds_learning"] + row["seconds_ranking"]
         inside = row["seconds_in_trials"] - busy
         parts = (
             busy, row["seconds_setup"], row["seconds_saving"],
-            inside - row["seconds_setup"] - row["seconds_saving"], row["seconds_before"],
+            inside - row["seconds_setup"] - row["seconds_saving"],
+            CORES * row["seconds_ray"], row["seconds_before"],
             row["seconds_between"], row["seconds_one_left"], row["seconds_after"],
         )  # fmt: skip
         share = 1 - busy / cores
@@ -247,21 +254,23 @@ def time_table(rows: Sequence[Row]) -> str:
         lines.append(
             [
                 f"{row['stopping']}, {row['seed']}",
-                f"{row['seconds']:.0f}",
+                row["trials"],
+                f"{wall:.0f}",
                 *(f"{100 * part / cores:.1f}" for part in parts),
                 f"{share:.0%}",
                 f"{without:.0%}",
             ]
         )
     header = (
-        "", "s", "learning, ranking", "set-up", "saving", "reporting", "before", "between",
-        "one core left", "after", "outside", "but for the last trial",
+        "", "trials", "s", "learning, ranking", "set-up", "saving", "reporting", "Ray's start",
+        "before", "between", "one core left", "after", "outside", "but for the last trial",
     )  # fmt: skip
     return (
         "## Time outside learning\n\n"
-        f"Percent of {CORES} cores times the study's wall seconds (Ray is up when they begin). "
-        "Outside is all but learning and ranking; the last column leaves out the core that waits "
-        "for the last trial.\n\n" + table(header, lines)
+        f"Percent of {CORES} cores times the study's wall seconds, from Ray's start on. Outside is "
+        "all but learning and ranking; the last column leaves out the core that waits for the last "
+        "trial. What is before the first trials (processes start, and import torch) is the same "
+        "seconds however long a study lasts.\n\n" + table(header, lines)
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from rayreid.claim import FILE
 from rayreid.cluster.job import Job
 from rayreid.data.storage import Storage, is_remote, last_part
 
@@ -31,7 +32,7 @@ def fetch(job: Job, to: Path, tell: Callable[[int], None], *, everything: bool =
     files = {
         file: size
         for file, size in storage.files().items()
-        if everything or PurePosixPath(file).parts[0] != RAYS_OWN
+        if file != FILE and (everything or PurePosixPath(file).parts[0] != RAYS_OWN)
     }
     if not files:
         raise FileNotFoundError(f"there is nothing at {storage.public} yet; {name} is {job.state}")

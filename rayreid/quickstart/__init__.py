@@ -52,7 +52,6 @@ from rayreid.session import session
 from rayreid.settings import checked, dotted, unknown
 from rayreid.train import learn_side_by_side, train_on_ray
 from rayreid.tune import StudySettings, study
-from rayreid.tune.trial import run_trial
 
 Teller = Callable[[str], None]
 
@@ -85,7 +84,7 @@ def quickstart(folder: Path, tell: Teller, method: str = "gmn") -> Quickstart:
     )  # fmt: skip
     sheet.save(folder / "contact_sheet.png")
     tell(f"drew {folder / 'contact_sheet.png'}: people x cameras x domains")
-    with session(cpus=WORKERS, preload=run_trial.__module__):
+    with session(cpus=WORKERS):
         tell("Ray is up")
         # Serve's own lines would break up ours.
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -93,8 +93,7 @@ def study(
         raise ValueError(f"{folder} holds no study to resume; leave --resume away to begin it")
     build(experiment, Census({"anybody": 2}))
     domains = open_folds(experiment, folds)
-    # A worker a core is one too many each where a trial has several.
-    with session(preload=run_trial.__module__ if settings.cpus_per_trial <= 1 else ""):
+    with session():
         _refuse_without_room(settings)
         with locked(folder):
             if settings.pack:

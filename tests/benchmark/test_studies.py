@@ -45,7 +45,10 @@ def test_until_the_best_are_all_epochs_reported_before_it_ended(tmp_path: Path) 
 
 
 def test_the_tables_say_what_was_saved(tmp_path: Path) -> None:
-    none, asha = (rows_of(tmp_path, name, stop=name == "asha") for name in ("none", "asha"))
+    none, asha = (
+        {**rows_of(tmp_path, name, stop=name == "asha"), "trials": 6, "seconds_ray": 3.0}
+        for name in ("none", "asha")
+    )
     rows = [
         {"seed": 0, "stopping": "none", **none},
         {"seed": 0, "stopping": "asha", **asha, "score": none["score"] - 0.01, "rule": [1, 3]},
@@ -59,8 +62,10 @@ def test_the_tables_say_what_was_saved(tmp_path: Path) -> None:
     assert "(grace 1, reduction 3)" in text
     assert "| none, 1 " not in time_table(rows), "it was interrupted"
     busy = asha["seconds_learning"] + asha["seconds_ranking"]
-    share = 1 - busy / (CORES * asha["seconds"])
+    share = 1 - busy / (CORES * (asha["seconds"] + 3))
     line = next(line for line in time_table(rows).splitlines() if line.startswith("| asha, 0"))
     assert f"{share:.0%}" in line
-    write_json(tmp_path / "studies.json", {"stopping": rows})
-    assert text in write_page(tmp_path)
+    many = {"seed": 0, "stopping": "asha", **asha, "trials": 48}
+    write_json(tmp_path / "studies.json", {"stopping": rows, "long": many})
+    assert text in (page := write_page(tmp_path))
+    assert "| asha, 0 | 48 " in page.replace("  ", "")
