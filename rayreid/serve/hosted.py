@@ -25,8 +25,8 @@ from rayreid.serve.pairs import Comparison, call_cost, embed_distinct, score_tog
 from rayreid.serve.refusals import RefusalError
 
 IMAGES_PER_BATCH = {"cuda": 64, "cpu": 16}
-"""Most images that are embedded at a time: on a core enough for its vector units, and few enough for
-its cache, and for others not to wait."""
+"""Most images that are embedded at a time: on a core enough for its vector units, and few enough
+for its cache, and for others not to wait."""
 REQUESTS_PER_BATCH = 16
 """Most requests that are scored at a time."""
 BATCH_WAIT_S = 0.004

@@ -72,6 +72,14 @@ def test_clients_that_are_slow_or_break_off_hold_up_nobody(on: Bench, way: str) 
     assert fault.measured["bytes"] < 600e6
 
 
+def test_clients_that_take_no_answer_hold_up_nobody(on: Bench) -> None:
+    fault = attack(on, "slow_reader", 100, 20.0)
+    well_again(fault, 1)
+    assert fault.measured["connected"] == 100
+    assert fault.measured["closed"] == 100
+    assert fault.measured["bytes"] < 300e6
+
+
 def test_ten_thousand_connections_are_bounded(on: Bench) -> None:
     fault = attack(on, "silent", 10_000, 20.0)
     well_again(fault, 1)
