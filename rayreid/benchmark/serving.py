@@ -17,7 +17,7 @@ from rayreid.benchmark.data import machine
 from rayreid.benchmark.load import Load, arrivals, closed_loop, elsewhere, open_loop
 from rayreid.benchmark.processes import serving as serving_processes
 from rayreid.benchmark.requests import FEW, IMAGES, SLOW, drawn_crops, pairs_of, requests
-from rayreid.benchmark.serving_page import BATCH, CLIENTS, Served, draw, figures, page
+from rayreid.benchmark.serving_page import BATCHES, CLIENTS, Served, draw, figures, page
 from rayreid.checkpoint import build, load_trained, save_trained
 from rayreid.data.decoding import decode_bytes
 from rayreid.experiment import compose
@@ -127,39 +127,45 @@ def direct(
 ) -> dict[str, dict[int, float]]:
     """Return the images a second of a model that is called in a loop, in this process alone.
 
-    It embeds and matches what the service does, a full batch at a time: from JPEGs, decoded by the
-    same thread before each batch, and from pixels that are there; by numbers of ``threads``.
+    It embeds and matches what the service does, a batch at a time, of the faster of `BATCHES`: from
+    JPEGs, decoded by the same thread before each batch, and from pixels that are there; by numbers
+    of ``threads``.
     """
     from rayreid.serve.pairs import Comparison, embed_distinct, score_together
 
     trained = load_trained(run)
     height, width = trained.experiment.loading.height, trained.experiment.loading.width
-    batch = list(crops[:BATCH])
-    keys = [str(number) for number in range(BATCH)]
-    parts = [slice(start, start + IMAGES) for start in range(0, BATCH, IMAGES)]
 
-    def decoded() -> list[np.ndarray]:
-        return [decode_bytes(crop, "crop", height, width) for crop in batch]
+    def decoded(size: int) -> list[np.ndarray]:
+        return [decode_bytes(crop, "crop", height, width) for crop in crops[:size]]
 
     def matched(pixels: Sequence[np.ndarray]) -> None:
+        keys = [str(number) for number in range(len(pixels))]
+        parts = [slice(start, start + IMAGES) for start in range(0, len(pixels), IMAGES)]
         embeddings = embed_distinct(trained.method, keys, pixels)
         asked = [Comparison(keys[part], embeddings[part], pairs_of(IMAGES)) for part in parts]
         score_together(trained.method, asked, free=64)
 
-    def rate(work: Callable[[], object]) -> float:
+    def rate(size: int, work: Callable[[], object]) -> float:
         work()
         started, calls = time.perf_counter(), 0
         while time.perf_counter() - started < seconds / 4:
             work()
             calls += 1
-        return BATCH * calls / (time.perf_counter() - started)
+        return size * calls / (time.perf_counter() - started)
 
-    ready = decoded()
+    def jpegs(size: int) -> float:
+        return rate(size, lambda: matched(decoded(size)))
+
+    def pixels(size: int) -> float:
+        ready = decoded(size)
+        return rate(size, lambda: matched(ready))
+
     found: dict[str, dict[int, float]] = {"from JPEGs": {}, "from pixels": {}}
     for count in threads:
         torch.set_num_threads(count)
-        found["from JPEGs"][count] = rate(lambda: matched(decoded()))
-        found["from pixels"][count] = rate(lambda: matched(ready))
+        found["from JPEGs"][count] = max(map(jpegs, BATCHES))
+        found["from pixels"][count] = max(map(pixels, BATCHES))
     return found
 
 

@@ -17,8 +17,8 @@ from rayreid.run import commit
 AIM = 0.8
 """Least share of the model's own throughput that the service should reach."""
 
-BATCH = 64
-"""Images that the model is called with directly: the most that the service embeds at a time."""
+BATCHES = (16, 64)
+"""Images that the model is called with directly, in whichever of these it is faster."""
 
 CLIENTS = 12
 """Who ask at a time to find the saturation: three batches of images are always there."""
@@ -122,8 +122,9 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
     return (
         f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
         "JPEGs in forms, each of the first half of a request matched with each of the second. The "
-        f"model directly: batches of {BATCH}, in one thread or one a core, whichever is faster, in "
-        f"a process that has the machine for itself. The service shares the {cores} cores with the "
+        f"model directly: batches of {' or '.join(map(str, BATCHES))}, in one thread or one a "
+        "core, whichever is fastest, in a process that has the machine for itself. The service "
+        f"shares the {cores} cores with the "
         f"client that asks it: {CLIENTS} at a time, {seconds:g} s, the better of two tries. Before "
         f"it began, {others:.1f} other processes wanted a core (load average): what they took was "
         "taken from one figure more than from another.\n\n"
