@@ -200,7 +200,8 @@ def test_a_driver_that_is_killed_is_resumed_without_loss(
         driver.wait()
         kept = Record(folder, {}).trials
         assert sum(map(len, kept.values())) >= after
-        psutil.wait_procs(children, timeout=60)
+        # Two agents of the dashboard stay for a minute; they have nothing to do with the study.
+        psutil.wait_procs([c for c in children if "Agent" not in c.name()], timeout=60)
     last = drive("--resume")
     out, _ = last.communicate(timeout=400)
     assert last.returncode == 0, out
