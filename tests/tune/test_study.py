@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from rayreid.cli import cli
 from rayreid.experiment import compose, load_experiment
-from rayreid.search_space import parse_space
+from rayreid.search_space import load_space, parse_space
 from rayreid.settings import dotted
 from rayreid.tune import METRIC, StudySettings, selection_warning, study
 from rayreid.tune.plan import write_plan
@@ -220,10 +220,10 @@ def test_a_study_that_cannot_be_trusted_is_refused(
 
 @pytest.mark.slow
 def test_a_study_over_the_command_line_gives_settings_to_train(tmp_path: Path) -> None:
-    searched = ("sources", "optimiser.lr", "config.dropout_warmup_epochs")
-    settings = {path: value for path, value in SMALL.items() if path not in searched}
     code = "from rayreid.__main__ import main; main()"
     space = Path(__file__).parents[2] / "search_spaces" / "gmn.yaml"
+    searched = {"sources", *load_space(space)}
+    settings = {path: value for path, value in SMALL.items() if path not in searched}
     start = tmp_path / "start.yaml"
     start.write_text("optimiser.lr: 5e-4\n")
     shared = [
