@@ -197,11 +197,11 @@ def attack(on: Bench, way: str, count: int, seconds: float) -> Fault:
     )
     (hostile,) = seen
     measured = {
-        "connected": hostile.connected,
-        "closed": hostile.closed,
+        "connected": float(hostile.connected),
+        "closed": float(hostile.closed),
         "longest_s": hostile.longest,
-        "files": most_files,
-        "bytes": most_memory,
+        "files": float(most_files),
+        "bytes": float(most_memory),
     }
     notes = (
         f"{hostile.connected:,} connected, {hostile.closed:,} ended by the service, the longest "
