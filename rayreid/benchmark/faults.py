@@ -172,7 +172,7 @@ def folder_deleted(on: Bench) -> Fault:
         shutil.move(kept, on.run)
         return (f"killed {GONE_S / 3:g} s after, the folder back after {GONE_S:g} s",)
 
-    return on.fault("the model's folder deleted, then its replica killed -9", delete, seconds=50)
+    return on.fault("the model's folder deleted, then its replica killed -9", delete, seconds=50.0)
 
 
 def attack(on: Bench, way: str, count: int, seconds: float) -> Fault:
