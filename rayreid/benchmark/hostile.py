@@ -1,6 +1,7 @@
 """Clients that mean no good, or have a bad line: in processes of their own, against a service."""
 
 import asyncio
+import random
 import resource
 import socket
 import time
@@ -62,6 +63,7 @@ async def slow_reader(
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     end = time.monotonic() + seconds
     # Not all at once, which would be a flood, of which there is nothing to learn about reading.
+    await asyncio.sleep(random.random())
     while time.monotonic() < end:
         writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await writer.drain()
