@@ -6,6 +6,7 @@ of its limits on: 10,000 open connections, or one with endless headers, would be
 
 import asyncio
 import json
+import socket
 from asyncio.events import TimerHandle
 from itertools import chain
 from typing import Any, ClassVar
@@ -41,6 +42,9 @@ class DoorSettings(Settings):
     least. By default a few more than the application admits and lets wait."""
     answer_seconds: float = Field(30, gt=0)
     """Longest that a client may take no byte of its answer."""
+    answer_bytes: int = Field(256 * 1024, ge=4096)
+    """What the system keeps of an answer for a client that takes it slowly; Linux doubles it, and
+    would keep megabytes of its own accord."""
 
 
 class Door(HttpToolsProtocol):
@@ -69,6 +73,8 @@ class Door(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, at the cost of another or of itself where there are too many."""
         super().connection_made(transport)
+        line = transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.settings.answer_bytes)
         if len(self.connections) > self.settings.connections:
             oldest = next(chain(self.waiting, self.idle, self.sending, self.taking), None)
             if oldest is None:

@@ -176,6 +176,19 @@ def test_an_answer_that_nobody_takes_is_given_up(port: int) -> None:
     assert answers(port)
 
 
+def test_the_system_keeps_little_of_an_answer_that_nobody_takes() -> None:
+    patient = SETTINGS.model_copy(update={"answer_seconds": 30.0, "answer_bytes": 65536})
+    with behind_the_door(app, patient) as port, hoarding(port):
+        deadline = time.monotonic() + TIMEOUT
+        while not Door.taking and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (held,) = Door.taking
+        line = held.transport.get_extra_info("socket")
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 65536
+        unsent = 50_000_000 - held.transport.get_write_buffer_size()
+        assert unsent < 1_000_000, "of 50 MB the system took less than one"
+
+
 def hoarding(port: int) -> socket.socket:
     """Return a client that asks for two large answers and takes none of them."""
     client = socket.socket()

@@ -73,7 +73,7 @@ def test_clients_that_are_slow_or_break_off_hold_up_nobody(on: Bench, way: str) 
 
 
 def test_clients_that_take_no_answer_hold_up_nobody(on: Bench) -> None:
-    fault = attack(on, "slow_reader", 100, 20.0)
+    fault = attack(on, "slow_reader", 100, 30.0)
     # Until they are ended they ask a hundred times a second, so some are told to come back.
     well_again(fault, 30)
     counts = fault.load.counts()
