@@ -74,7 +74,7 @@ def soaked(on: Bench, seconds: float, rate: float, every: float = 1.0) -> Soak:
 
 
 def soak(
-    to: Path, tell: Callable[[str], None], *, seconds: float = 240.0, rate: float = 10.0,
+    to: Path, tell: Callable[[str], None], *, seconds: float = 200.0, rate: float = 90.0,
     port: int = 8767,
 ) -> str:  # fmt: skip
     """Measure a soak of a small model; return a page, which also goes to ``to``."""

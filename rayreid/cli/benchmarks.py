@@ -234,8 +234,8 @@ def faults_benchmark(port: int, to: Path) -> None:
 
 
 @benchmark.command("soak")
-@click.option("--seconds", type=click.FloatRange(30, 86400), default=240.0, show_default=True)
-@click.option("--rate", type=click.FloatRange(0.1, 1000), default=10.0, show_default=True,
+@click.option("--seconds", type=click.FloatRange(30, 86400), default=200.0, show_default=True)
+@click.option("--rate", type=click.FloatRange(0.1, 1000), default=90.0, show_default=True,
               help="Requests a second.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=8767, show_default=True)
 @click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
