@@ -215,7 +215,7 @@ def attack(on: Bench, way: str, count: int, seconds: float) -> Fault:
 ATTACKS = (
     ("dripping_headers", 300, 8.0),
     ("dripping_body", 300, 12.0),
-    ("slow_reader", 100, 30.0),
+    ("slow_reader", 20, 30.0),
     ("half_sent", 200, 8.0),
     ("silent", 10_000, 12.0),
 )
