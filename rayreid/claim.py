@@ -42,6 +42,13 @@ class Claim:
         written.
         """
         first = now = self._read()
+        if first is not None:
+            log.warning(
+                "%s was begun by %s; waiting %.0f s to see whether it has ended",
+                self.storage.public,
+                _who(first),
+                PATIENCE,
+            )
         deadline = time.monotonic() + PATIENCE
         while now is not None and time.monotonic() < deadline:
             time.sleep(BEAT / 4)

@@ -94,15 +94,16 @@ def test_requests_at_once_each_get_their_own_scores(client: httpx.Client, traine
 
 def test_a_pair_is_explained(client: httpx.Client, trained: Trained) -> None:
     images = [picture(0), picture(1)]
-    asked = Client(str(client.base_url))
-    told = asked.explain(*images, lines=3)
+    with Client(str(client.base_url)) as asked:
+        told = asked.explain(*images, lines=3)
+        drawn = asked.explain_png(*images)
     size = trained.experiment.loading
     pixels = [decode_bytes(image, "", size.height, size.width) for image in images]
     wanted = explain_pair(trained.method, np.stack(pixels), lines=3)
     assert told.explanation["score"] == pytest.approx(wanted.score, abs=1e-5)
     np.testing.assert_allclose(told.explanation["first"], wanted.first, atol=1e-4)
     assert told.fingerprint == trained.fingerprint
-    assert asked.explain_png(*images).startswith(b"\x89PNG")
+    assert drawn.startswith(b"\x89PNG")
 
 
 def test_refusals_reach_the_client(client: httpx.Client) -> None:
