@@ -107,6 +107,8 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         )
         for (schema,) in found.fetchall():
             connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        # This session ends a moment later too, and the next test's store wants the lock.
+        connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
 
 
 @pytest.fixture
