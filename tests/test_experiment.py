@@ -34,6 +34,8 @@ def test_settings_are_read_from_a_store(object_store: ObjectStore, tmp_path: Pat
     assert compose("gmn", load_assignments(below(address, "best.yaml"))) == made
     with pytest.raises(FileNotFoundError, match=r"study/absent\.yaml"):
         load_assignments(below(address, "absent.yaml"))
+    with pytest.raises(ValueError, match="is a whole bucket, not a file"):
+        load_assignments("s3://bucket")
     Storage(address).write("much.yaml", b"#" * 2_000_000)
     with pytest.raises(ValueError, match="2,000,000 bytes, more than"):
         load_assignments(below(address, "much.yaml"))

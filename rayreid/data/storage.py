@@ -287,7 +287,12 @@ def below(address: str, name: str) -> str:
 
 
 def parted(address: str) -> tuple[str, str]:
-    """Return the folder that an address is in, and its name there: what `below` was given."""
+    """Return the folder that an address is in, and its name there: what `below` was given.
+
+    Raises `ValueError` for a whole bucket, which is in none.
+    """
     path, mark, query = address.partition("?")
     folder, _, name = path.rpartition("/")
+    if folder.endswith(":/"):
+        raise ValueError(f"{path} is a whole bucket, not a file; write {path}/best.yaml")
     return folder + mark + query, name
