@@ -294,5 +294,5 @@ def parted(address: str) -> tuple[str, str]:
     path, mark, query = address.partition("?")
     folder, _, name = path.rpartition("/")
     if folder.endswith(":/"):
-        raise ValueError(f"{path} is a whole bucket, not a file; write {path}/best.yaml")
+        raise ValueError(f"{path} is a whole bucket, not a file; write {path}/FILE")
     return folder + mark + query, name
