@@ -23,10 +23,18 @@ os.environ.pop("RAY_ADDRESS", None)
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    from rayreid.session import session
+    from rayreid.session import session  # before ray: it sets what ray reads on import
+
+    # isort: split
+    import ray
 
     with session(cpus=4):
+        node = ray._private.worker._global_node
+        started = [each.process for several in node.all_processes.values() for each in several]
         yield
+    # Ray kills its processes without waiting for them, which Python tells as a leak.
+    for process in started:
+        process.wait(60)
 
 
 @pytest.fixture(scope="session")
