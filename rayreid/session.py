@@ -22,6 +22,8 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A study keeps its own record, and resumes by it: Tune's logs and snapshots are time for nothing.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+# What still listens to Serve's controller when a service ends is told that it is gone: as wanted.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"Task ServeController\.\w+ failed")
 # Serve's proxy asks it what stands before it. Nodes of other clusters are started with this set.
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "rayreid.guard.door.middlewares")
 # A proxy is replaced after three checks that fail; by default they are 10 s apart.
