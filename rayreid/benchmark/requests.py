@@ -43,11 +43,13 @@ def pairs_of(images: int) -> Int64[np.ndarray, "p 2"]:
     return np.stack([left.ravel(), right.ravel()], 1)
 
 
-def requests(crops: Sequence[bytes], images: int = IMAGES) -> list[bytes]:
+def requests(
+    crops: Sequence[bytes], images: int = IMAGES, path: str = "/v1/match/pairs"
+) -> list[bytes]:
     """Return requests for pairs that have all crops among them, each crop in one."""
     pairs = json.dumps(pairs_of(images).tolist()).encode()
     return [
-        post("/v1/match/pairs", *form(crops[start : start + images], {"pairs": pairs}))
+        post(path, *form(crops[start : start + images], {"pairs": pairs}))
         for start in range(0, len(crops) - images + 1, images)
     ]
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,10 +15,21 @@ import torch
 
 from rayreid.batch import Census
 from rayreid.benchmark.data import machine
-from rayreid.benchmark.load import Load, arrivals, closed_loop, elsewhere, open_loop
+from rayreid.benchmark.load import arrivals, closed_loop, elsewhere, open_loop
 from rayreid.benchmark.processes import serving as serving_processes
 from rayreid.benchmark.requests import FEW, IMAGES, SLOW, drawn_crops, pairs_of, requests
-from rayreid.benchmark.serving_page import BATCHES, CLIENTS, Served, draw, figures, page
+from rayreid.benchmark.serving_page import (
+    BATCHES,
+    CLIENTS,
+    INPUTS,
+    PIXELS,
+    Round,
+    Served,
+    Way,
+    draw,
+    figures,
+    page,
+)
 from rayreid.checkpoint import build, load_trained, save_trained
 from rayreid.data.decoding import decode_bytes
 from rayreid.experiment import compose
@@ -35,9 +47,18 @@ FEW_PLACES: Mapping[str, int] = {"admitted": 16, "waiting": 8, "matching": 16}
 
 SIZES: Mapping[str, Mapping[str, object]] = {
     "quickstart": {**SMALL, **OWN["gmn"]},
+    "mobilenet": {
+        "trunk.name": "mobilenetv3_small_100",
+        "trunk.weights": "none",
+        "sources": SMALL["sources"],
+    },
     "resnet50": {"trunk.name": "resnet50", "trunk.weights": "none", "sources": SMALL["sources"]},
 }
-"""Models of the quickstart's size (64x32) and of the papers' (256x128), with random weights."""
+"""Models of the quickstart's size (64x32), of the papers' (256x128), and of the papers' input with
+the smallest trunk that anybody would use; with random weights."""
+
+ROUNDS = 5
+"""Times that the model directly and the service are measured, in turn: a machine's speed drifts."""
 
 Tell = Callable[[str], None]
 
@@ -87,31 +108,41 @@ def untrained(name: str, folder: Path) -> Path:
 
 
 def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
+    from rayreid.benchmark.bare_serve import PATH, bare
     from rayreid.serve import start, stop
     from rayreid.serve.settings import service_of
     from rayreid.session import session
 
     trained = load_trained(run)
     height, width = trained.experiment.loading.height, trained.experiment.loading.width
-    cores = len(os.sched_getaffinity(0))
     crops = drawn_crops(height, width)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        alone = processes.submit(direct, run, crops, sorted({1, cores}), seconds).result()
-    tell(f"{run.name}: alone {alone}")
-    slow = max(alone["from pixels"].values()) < SLOW
-    images, limits = (FEW, FEW_PLACES) if slow else (IMAGES, {})
-    asked = requests(crops, images)
-    with session():
+    cores = len(os.sched_getaffinity(0))
+    ways = [Way(*way) for way in product(INPUTS, sorted({1, cores}), BATCHES)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes, session():
+        tried = processes.submit(direct, run, crops, ways, seconds / 4).result()
+        fastest = [
+            max((w for w in ways if w.input == one), key=tried.__getitem__) for one in INPUTS
+        ]
+        tell(f"{run.name}: alone {tried}")
+        slow = max(tried.values()) < SLOW
+        images, limits = (FEW, FEW_PLACES) if slow else (IMAGES, {})
+        asked = requests(crops, images)
         start(service_of([run], port=port, limits=dict(limits)))
         try:
+            with bare():
+                nothing = requests(crops, images, PATH)
+                passed = elsewhere(closed_loop, port, nothing, CLIENTS, seconds)
             elsewhere(closed_loop, port, asked, 2, seconds / 5)  # to warm up
-            before = _seconds()
-            tries = [elsewhere(closed_loop, port, asked, CLIENTS, seconds) for _ in range(2)]
-            full = max(tries, key=Load.rate)
-            taken = sum(one.seconds for one in tries)
-            shares = {name: (s - before.get(name, 0)) / taken for name, s in _seconds().items()}
-            tell(f"{run.name}: served {images * full.rate():.1f} images/s, cores {shares}")
-            rates = {name: share * full.rate() for name, share in LOADS.items()}
+            rounds, shares = [], {}
+            for _ in range(ROUNDS):
+                alone = processes.submit(direct, run, crops, fastest, seconds / 2).result()
+                before = _seconds()
+                full = elsewhere(closed_loop, port, asked, CLIENTS, seconds)
+                shares = {n: (s - before.get(n, 0)) / full.seconds for n, s in _seconds().items()}
+                rounds.append(Round({way.input: rate for way, rate in alone.items()}, full))
+                tell(f"{run.name}: alone {alone}, served {images * full.rate():.1f} images/s")
+            typical = float(np.median([one.served.rate() for one in rounds]))
+            rates = {name: share * typical for name, share in LOADS.items()}
             loads = {}
             for number, (name, rate) in enumerate(rates.items()):
                 due = arrivals(rate, seconds * (LONGER if LOADS[name] > 1 else 1), number)
@@ -119,17 +150,18 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
                 tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
         finally:
             stop()
-    return Served(run.name, height, width, images, alone, full, loads, rates, shares)
+    return Served(
+        run.name, height, width, images, fastest, rounds, passed.rate(), loads, rates, shares
+    )
 
 
 def direct(
-    run: Path, crops: Sequence[bytes], threads: Sequence[int], seconds: float
-) -> dict[str, dict[int, float]]:
+    run: Path, crops: Sequence[bytes], ways: Sequence[Way], seconds: float
+) -> dict[Way, float]:
     """Return the images a second of a model that is called in a loop, in this process alone.
 
-    It embeds and matches what the service does, a batch at a time, of the faster of `BATCHES`: from
-    JPEGs, decoded by the same thread before each batch, and from pixels that are there; by numbers
-    of ``threads``.
+    It embeds and matches what the service does, a batch at a time: from JPEGs, decoded by the same
+    thread before each batch, or from pixels that are there. Each way takes ``seconds``.
     """
     from rayreid.serve.pairs import Comparison, embed_distinct, score_together
 
@@ -146,27 +178,17 @@ def direct(
         asked = [Comparison(keys[part], embeddings[part], pairs_of(IMAGES)) for part in parts]
         score_together(trained.method, asked, free=64)
 
-    def rate(size: int, work: Callable[[], object]) -> float:
-        work()
+    def rate(way: Way) -> float:
+        torch.set_num_threads(way.threads)
+        ready = decoded(way.batch)
+        matched(ready)
         started, calls = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds / 4:
-            work()
+        while time.perf_counter() - started < seconds:
+            matched(ready if way.input == PIXELS else decoded(way.batch))
             calls += 1
-        return size * calls / (time.perf_counter() - started)
+        return way.batch * calls / (time.perf_counter() - started)
 
-    def jpegs(size: int) -> float:
-        return rate(size, lambda: matched(decoded(size)))
-
-    def pixels(size: int) -> float:
-        ready = decoded(size)
-        return rate(size, lambda: matched(ready))
-
-    found: dict[str, dict[int, float]] = {"from JPEGs": {}, "from pixels": {}}
-    for count in threads:
-        torch.set_num_threads(count)
-        found["from JPEGs"][count] = max(map(jpegs, BATCHES))
-        found["from pixels"][count] = max(map(pixels, BATCHES))
-    return found
+    return {way: rate(way) for way in ways}
 
 
 def _seconds() -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,30 @@ CLIENTS = 12
 """Who ask at a time to find the saturation: three batches of images are always there."""
 
 
+PIXELS, JPEGS = "from pixels", "from JPEGs"
+INPUTS = (PIXELS, JPEGS)
+"""What the model is called with directly; the service is sent JPEGs."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to call a model directly."""
+
+    input: str
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """A model directly, and served right after."""
+
+    direct: Mapping[str, float]
+    """Images a second that the model alone embeds and matches, by its input."""
+    served: Load
+    """As fast as `CLIENTS` can ask."""
+
+
 @dataclass(frozen=True, eq=False)
 class Served:
     """A model served, beside itself."""
@@ -33,28 +57,38 @@ class Served:
     width: int
     asked_at_once: int
     """Images of a request."""
-    direct: Mapping[str, Mapping[int, float]]
-    """Images a second that the model alone embeds and matches, of JPEGs and of their pixels, by the
-    number of threads."""
-    full: Load
-    """As fast as `CLIENTS` can ask, the better of two tries."""
+    ways: Sequence[Way]
+    """Those that were the fastest, one for each of `INPUTS`."""
+    rounds: Sequence[Round]
+    passed: float
+    """Requests of the same size a second that Ray Serve passes on to a replica that does nothing
+    with them, and back."""
     loads: Mapping[str, Load]
     asked: Mapping[str, float]
     """Requests a second that were to arrive."""
     shares: Mapping[str, float]
-    """Cores that each of the service's processes took at saturation."""
+    """Cores that each of the service's processes took at saturation, in the last round."""
 
-    def best(self, what: str) -> float:
-        """Return the model's own images a second, in the number of threads that suits it best."""
-        return max(self.direct[what].values())
+    def direct(self, input: str) -> float:
+        """Return the model's own images a second, the median of the rounds."""
+        return float(np.median([one.direct[input] for one in self.rounds]))
+
+    def requests(self) -> float:
+        """Return the requests a second that were served at saturation, the median of the rounds."""
+        return float(np.median([one.served.rate() for one in self.rounds]))
 
     def images(self) -> float:
         """Return the images a second that were served at saturation."""
-        return self.asked_at_once * self.full.rate()
+        return self.asked_at_once * self.requests()
 
     def pairs(self) -> float:
         """Return the pairs a second that were served at saturation."""
-        return len(pairs_of(self.asked_at_once)) * self.full.rate()
+        return len(pairs_of(self.asked_at_once)) * self.requests()
+
+    def share(self, input: str) -> tuple[float, float, float]:
+        """Return what is served of what the model does directly: median, least and most."""
+        each = [self.asked_at_once * r.served.rate() / r.direct[input] for r in self.rounds]
+        return float(np.median(each)), min(each), max(each)
 
 
 def figures(one: Served) -> dict[str, Any]:
@@ -73,13 +107,18 @@ def figures(one: Served) -> dict[str, Any]:
 
     return {
         "input": [one.height, one.width],
-        "direct_images_a_second_by_threads": {k: dict(v) for k, v in one.direct.items()},
+        "direct_ways": [asdict(way) for way in one.ways],
+        "direct_images_a_second": {input: one.direct(input) for input in INPUTS},
         "served_images_a_second": one.images(),
         "images_of_a_request": one.asked_at_once,
         "served_pairs_a_second": one.pairs(),
-        "share_of_direct": {name: one.images() / one.best(name) for name in one.direct},
+        "share_of_direct_median_least_most": {input: one.share(input) for input in INPUTS},
+        "requests_a_second": one.requests(),
+        "requests_a_second_of_serve_alone": one.passed,
         "cores": dict(one.shares),
-        "full": {"clients": CLIENTS, **load(one.full)},
+        "rounds": [
+            {"direct": dict(r.direct), "clients": CLIENTS, **load(r.served)} for r in one.rounds
+        ],
         "loads": {
             name: {"arriving_a_second": one.asked[name], **load(it)}
             for name, it in one.loads.items()
@@ -93,14 +132,18 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         (
             one.name,
             f"{one.height}x{one.width}",
-            f"{one.best('from pixels'):.1f}",
-            f"{one.best('from JPEGs'):.1f}",
+            f"{one.direct(PIXELS):.1f}",
+            f"{one.direct(JPEGS):.1f}",
             f"{one.images():.1f}",
             f"{one.pairs():.0f}",
+            *(
+                f"{middle:.0%} ({least:.0%} to {most:.0%})"
+                for middle, least, most in (one.share(PIXELS), one.share(JPEGS))
+            ),
             str(one.asked_at_once),
-            f"{one.images() / one.best('from pixels'):.0%}",
-            f"{one.images() / one.best('from JPEGs'):.0%}",
-            f"{one.full.busy:.2f}",
+            f"{one.requests():.1f}",
+            f"{one.passed:.0f}",
+            f"{one.rounds[-1].served.busy:.2f}",
         )
         for one in measured
     ]
@@ -123,11 +166,12 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
         "JPEGs in forms, each of the first half of a request matched with each of the second. The "
         f"model directly: batches of {' or '.join(map(str, BATCHES))}, in one thread or one a "
-        "core, whichever is fastest, in a process that has the machine for itself. The service "
-        f"shares the {cores} cores with the "
-        f"client that asks it: {CLIENTS} at a time, {seconds:g} s, the better of two tries. Before "
-        f"it began, {others:.1f} other processes wanted a core (load average): what they took was "
-        "taken from one figure more than from another.\n\n"
+        "core, whichever is fastest, in a process that has the machine for itself but for the idle "
+        f"service. The service shares the {cores} cores with the client that asks it: {CLIENTS} at "
+        f"a time, {seconds:g} s. The two are measured in turn, {len(measured[0].rounds)} times: "
+        "medians, and of the shares, each of a turn, the least and the most too. Serve alone: "
+        "requests of the same size, passed on the same way to a replica that does nothing with "
+        f"them. Before it began, {others:.1f} other processes wanted a core (load average).\n\n"
         + table(
             (
                 "model",
@@ -136,9 +180,11 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
                 "from JPEGs",
                 "served",
                 "pairs/s",
-                "images of a request",
                 "of direct from pixels",
                 "from JPEGs",
+                "images of a request",
+                "requests/s",
+                "Serve alone, requests/s",
                 "cores of the client",
             ),
             throughput,
@@ -174,9 +220,9 @@ def draw(measured: Sequence[Served], path: Path) -> None:
     figure = Figure((9, 3.2 * len(measured)), layout="constrained")
     for row, one in zip(figure.subplots(len(measured), 2, squeeze=False), measured, strict=True):
         bars, curves = row
-        names = [*(f"direct, {name}" for name in one.direct), "served"]
-        bars.barh(names, [*map(one.best, one.direct), one.images()], color=["0.7", "0.7", "C0"])
-        bars.axvline(AIM * one.best("from pixels"), color="C3", linewidth=1)
+        names = [*(f"direct, {input}" for input in INPUTS), "served"]
+        bars.barh(names, [*map(one.direct, INPUTS), one.images()], color=["0.7", "0.7", "C0"])
+        bars.axvline(AIM * one.direct(PIXELS), color="C3", linewidth=1)
         bars.invert_yaxis()
         bars.set_xlabel(f"images/s; the line is at {AIM:.0%}")
         bars.set_title(f"{one.name}, {one.height}x{one.width}")

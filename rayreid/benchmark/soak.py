@@ -19,7 +19,10 @@ from rayreid.run import commit
 SETTLED = 0.25
 """Share of the time after which memory should be steady: pools and caches are filled by then."""
 
-MEMORY = ("process", "MiB", "growth, KiB a minute", "+- (95 %)")
+MEMORY = (
+    "process", "MiB at first", "settled", "at half time", "at the end",
+    "growth once settled, bytes a request", "+- (95 %)",
+)  # fmt: skip
 
 Samples = Float64[np.ndarray, " n"]
 
@@ -74,30 +77,51 @@ def soaked(on: Bench, seconds: float, rate: float, every: float = 1.0) -> Soak:
 
 
 def soak(
-    to: Path, tell: Callable[[str], None], *, seconds: float = 200.0, rate: float = 90.0,
+    to: Path, tell: Callable[[str], None], *, seconds: float = 600.0, rate: float = 90.0,
     port: int = 8767,
 ) -> str:  # fmt: skip
-    """Measure a soak of a small model; return a page, which also goes to ``to``."""
+    """Measure a soak of a small model; return a page, which also goes to ``to`` with a plot."""
     with bench(port) as on:
         result = soaked(on, seconds, rate)
     rows = []
     for name, values in result.memory.items():
-        growth, half = result.slope(name)
+        growth, half = (one / rate for one in result.slope(name))
+        moments = (0.0, SETTLED, 0.5, 1.0)
         rows.append(
             (
                 name.rpartition(" ")[0],
-                f"{values[-1] / 2**20:.0f}",
-                f"{growth * 60 / 1024:+.0f}",
-                f"{half * 60 / 1024:.0f}",
+                *(f"{values[int(at * (len(values) - 1))] / 2**20:.1f}" for at in moments),
+                f"{growth:+.0f}",
+                f"{half:.0f}",
             )
         )
         tell(" ".join(rows[-1]))
     page = (
         f"# Soak\n\n`rayreid benchmark soak`: {machine()}; commit {commit()}. A small model, "
-        f"{rate:g} requests a second of 4 images for {seconds:g} s; {result.load.counts()}. Growth "
-        f"is of a line through a sample a second, after the first {SETTLED:.0%}.\n\n"
+        f"{rate:g} requests a second of 4 images for {seconds:g} s; {result.load.counts()}. Memory "
+        "is that in use, what processes share included. Growth is of a line through a sample a "
+        f"second, after the first {SETTLED:.0%}; where it comes in steps, the plot tells more.\n\n"
         + table(MEMORY, rows)
+        + "\n\n![Memory over time](soak.svg)"
     )
     to.mkdir(parents=True, exist_ok=True)
+    draw(result, to / "soak.svg")
     (to / "soak.md").write_text(page + "\n")
     return page
+
+
+def draw(result: Soak, path: Path) -> None:
+    """Draw what each process has more than at first, over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, values in result.memory.items():
+        label = name.rpartition(" ")[0].rpartition(":")[2]
+        axes.plot(result.seconds, (values - values[0]) / 2**20, label=label)
+    axes.axvline(SETTLED * result.seconds[-1], color="0.7", linewidth=1)
+    axes.set_xlabel("seconds; the line is where pools and caches should be filled")
+    axes.set_ylabel("MiB more than at first")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)

@@ -205,7 +205,8 @@ def methods_benchmark(plan: Path | None, source: str | None, targets: tuple[str,
 
 @benchmark.command("serve")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--size", "sizes", multiple=True, type=click.Choice(["quickstart", "resnet50"]),
+@click.option("--size", "sizes", multiple=True,
+              type=click.Choice(["quickstart", "mobilenet", "resnet50"]),
               help="Without RUN, an untrained model of this size; repeatable; by default "
               "all.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(1, 600), default=10.0, show_default=True,
@@ -234,12 +235,12 @@ def faults_benchmark(port: int, to: Path) -> None:
 
 
 @benchmark.command("soak")
-@click.option("--seconds", type=click.FloatRange(30, 86400), default=200.0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(30, 86400), default=600.0, show_default=True)
 @click.option("--rate", type=click.FloatRange(0.1, 1000), default=90.0, show_default=True,
               help="Requests a second.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=8767, show_default=True)
 @click.option("--to", type=click.Path(path_type=Path), default=Path("results/serve"),
-              show_default=True, help="Folder for the table.")  # fmt: skip
+              show_default=True, help="Folder for table and plot.")  # fmt: skip
 def soak_benchmark(seconds: float, rate: float, port: int, to: Path) -> None:
     """Ask a service steadily, and measure whether its memory grows."""
     from rayreid.benchmark.soak import soak

@@ -28,8 +28,8 @@ from rayreid.serve.models import Served
 from rayreid.serve.settings import ServiceSettings
 from rayreid.settings import FailureError
 
-# Processes of a Ray that is started after this inherit it. Malloc gives threads arenas of their own,
-# eight a core, and what Ray's many threads leave in them piles up from request to request.
+# Processes of a Ray that is started after this inherit it. Malloc gives threads arenas of their
+# own, eight a core, and what Ray's many threads leave in them piles up from request to request.
 os.environ.setdefault("MALLOC_ARENA_MAX", str(len(os.sched_getaffinity(0))))
 
 log = logging.getLogger(__name__)

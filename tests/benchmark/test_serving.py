@@ -17,8 +17,9 @@ from rayreid.benchmark.load import Load
 from rayreid.benchmark.processes import family
 from rayreid.benchmark.requests import IMAGES, form, jpeg, pairs_of, requests
 from rayreid.benchmark.serving import direct, untrained
-from rayreid.benchmark.serving_page import Served, draw, figures, page
+from rayreid.benchmark.serving_page import JPEGS, PIXELS, Round, Served, Way, draw, figures, page
 from rayreid.benchmark.soak import Soak, slope
+from rayreid.benchmark.soak import draw as draw_memory
 
 
 def load(status: list[int], latency: float = 0.5) -> Load:
@@ -33,8 +34,13 @@ def load(status: list[int], latency: float = 0.5) -> Load:
 @pytest.fixture
 def served() -> Served:
     return Served(
-        "tiny", 64, 32, 16, {"from pixels": {1: 10.0, 2: 3.0}, "from JPEGs": {1: 1.0, 2: 8.0}},
-        load([200] * 5),
+        "tiny", 64, 32, 16, [Way(PIXELS, 1, 16), Way(JPEGS, 2, 16)],
+        [
+            Round({PIXELS: 20.0, JPEGS: 16.0}, load([200] * 5)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5)),
+        ],
+        30.0,
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
         {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
     )  # fmt: skip
@@ -58,9 +64,10 @@ def test_requests_have_each_crop_once() -> None:
 def test_the_model_alone_is_measured_in_a_loop(tmp_path: Path) -> None:
     run = untrained("quickstart", tmp_path)
     crops = [jpeg(np.full((64, 32, 3), i, np.uint8)) for i in range(64)]
-    rates = direct(run, crops, [1], 0.2)
-    assert list(rates) == ["from JPEGs", "from pixels"]
-    assert all(rate[1] > 1 for rate in rates.values())
+    ways = [Way(PIXELS, 1, 16), Way(JPEGS, 1, 16)]
+    rates = direct(run, crops, ways, 0.1)
+    assert list(rates) == ways
+    assert all(rate > 1 for rate in rates.values())
 
 
 def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_path: Path) -> None:
@@ -68,12 +75,13 @@ def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_pat
     # 5 requests of 16 images in 10 seconds, beside 10 and 8 images a second.
     assert "3.0 other processes" in told
     cells = [cell.strip() for cell in told.splitlines()[6].strip("|").split("|")]
-    assert cells[:9] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32", "16", "80%", "100%"]
+    assert cells[:6] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32"]
+    assert cells[6:11] == ["80% (40% to 80%)", "100% (50% to 100%)", "16", "0.5", "30"]
     (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:6] == ["4.0", "0.2", "1", "1"]
     found = json.loads(json.dumps(figures(served)))
-    assert found["share_of_direct"] == {"from pixels": 0.8, "from JPEGs": 1.0}
+    assert found["share_of_direct_median_least_most"][PIXELS] == [0.8, 0.4, 0.8]
     assert found["loads"]["twice"]["refused_without_retry_after"] == 0
     draw([served, served], tmp_path / "load.svg")
     assert b"saturation" not in (tmp_path / "load.svg").read_bytes()[:100]
@@ -103,6 +111,14 @@ def test_a_line_through_samples() -> None:
     memory = {"a": np.minimum(seconds, 20) + noise / 100}
     settled, half = Soak(load([200]), seconds, memory).slope("a")
     assert abs(settled) < 3 * half
+
+
+def test_memory_over_time_is_drawn(tmp_path: Path) -> None:
+    seconds = np.arange(10.0)
+    draw_memory(
+        Soak(load([200]), seconds, {"ray::Replica:a:tiny (7)": seconds}), tmp_path / "a.svg"
+    )
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
 def test_a_process_and_all_that_it_started() -> None:
