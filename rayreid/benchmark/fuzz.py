@@ -19,7 +19,7 @@ from rayreid.benchmark.hostile import attackers
 from rayreid.benchmark.load import Load, closed_loop, post
 from rayreid.benchmark.processes import serving
 from rayreid.benchmark.requests import form
-from rayreid.benchmark.soak import MEMORY, SETTLED, named, slope
+from rayreid.benchmark.soak import SETTLED, named, slope
 from rayreid.report import table
 from rayreid.run import commit
 from rayreid.settings import FailureError
@@ -152,27 +152,34 @@ def fuzz(to: Path, tell: Tell, *, seconds: float = 120.0, port: int = 8768) -> s
     """
     with bench(port) as on, tempfile.TemporaryDirectory() as folder:
         found = fuzzed(on, tell, seconds, Path(folder))
+    told = page(found, seconds)
+    to.mkdir(parents=True, exist_ok=True)
+    (to / "fuzz.md").write_text(told + "\n")
+    return told
+
+
+def page(found: Fuzzed, seconds: float) -> str:
+    """Return the counts and the memory as tables in Markdown."""
     names = sorted({*found.images, *found.schema})
     rows = [(name, found.images.get(name, 0), found.schema.get(name, 0)) for name in names]
     rows.append(("all", sum(found.images.values()), sum(found.schema.values())))
+    a_second = sum(found.images.values()) / (seconds / 2)
     memory = [
         (
             name.rpartition(" ")[0],
             f"{found.resident[name] / 2**20:.0f}",
-            f"{growth * 60 / 1024:+.0f}",
-            f"{half * 60 / 1024:.0f}",
+            f"{growth / a_second:+.0f}",
+            f"{half / a_second:.0f}",
         )
         for name, (growth, half) in found.growth.items()
     ]
-    page = (
+    return (
         f"# Fuzzing\n\n`rayreid benchmark fuzz`: {machine()}; commit {commit()}. Damaged images "
         f"(bits flipped, numbers overwritten, cut, spliced, appended to, noise; and bombs) for "
         f"{seconds / 2:g} s, each in a request of its own; then schemathesis on the served "
         f"/openapi.json, galleries included. No process of the service died.\n\n"
         + table(("status", "damaged images", "schemathesis"), rows)
-        + f"\n\nMemory in the end, and its growth under images after the first {SETTLED:.0%}.\n\n"
-        + table(MEMORY, memory)
+        + "\n\nMemory in the end, and its growth under images after the first "
+        + f"{SETTLED:.0%} of the time.\n\n"
+        + table(("process", "MiB", "growth, bytes an image", "+- (95 %)"), memory)
     )
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "fuzz.md").write_text(page + "\n")
-    return page

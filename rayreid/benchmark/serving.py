@@ -50,6 +50,7 @@ SIZES: Mapping[str, Mapping[str, object]] = {
     "mobilenet": {
         "trunk.name": "mobilenetv3_small_100",
         "trunk.weights": "none",
+        "trunk.stride_one_stages": 0,
         "sources": SMALL["sources"],
     },
     "resnet50": {"trunk.name": "resnet50", "trunk.weights": "none", "sources": SMALL["sources"]},

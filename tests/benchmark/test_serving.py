@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayreid.benchmark.fuzz import Fuzzed
+from rayreid.benchmark.fuzz import page as fuzz_page
 from rayreid.benchmark.fuzzing import bombs, mutated, seeds
 from rayreid.benchmark.load import Load
 from rayreid.benchmark.processes import family
@@ -95,6 +97,17 @@ def test_damaged_images_follow_from_their_numbers() -> None:
     assert len(set(first)) > 45
     for seed in seeds():
         Image.open(BytesIO(seed)).load()
+
+
+def test_growth_under_images_is_told_by_image() -> None:
+    # 100 images a second.
+    found = Fuzzed({"422": 6000}, {"200": 9}, {"Proxy (7)": (500.0, 200.0)}, {"Proxy (7)": 2**20})
+    rows = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in fuzz_page(found, 120.0).split("\n")
+    ]
+    assert ["422", "6000", "0"] in rows
+    assert ["all", "6000", "9"] in rows
+    assert ["Proxy", "1", "+5", "2"] in rows
 
 
 def test_bombs_are_small() -> None:
