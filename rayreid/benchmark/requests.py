@@ -37,10 +37,14 @@ def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
 
 
 def pairs_of(images: int) -> Int64[np.ndarray, "p 2"]:
-    """Return each image of the first half with each of the second."""
-    half = images // 2
-    left, right = np.meshgrid(np.arange(half), np.arange(half, images), indexing="ij")
-    return np.stack([left.ravel(), right.ravel()], 1)
+    """Return each image of the first half of every `IMAGES` with each of their second half."""
+    groups = []
+    for start in range(0, images, IMAGES):
+        end = min(images, start + IMAGES)
+        half = (start + end) // 2
+        left, right = np.meshgrid(np.arange(start, half), np.arange(half, end), indexing="ij")
+        groups.append(np.stack([left.ravel(), right.ravel()], 1))
+    return np.concatenate(groups)
 
 
 def requests(

@@ -21,7 +21,9 @@ from rayreid.benchmark.requests import FEW, IMAGES, SLOW, drawn_crops, pairs_of,
 from rayreid.benchmark.serving_page import (
     BATCHES,
     CLIENTS,
+    FEW_CLIENTS,
     INPUTS,
+    LARGE,
     PIXELS,
     Round,
     Served,
@@ -127,7 +129,7 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
         tell(f"{run.name}: alone {tried}")
         slow = max(tried.values()) < SLOW
         images, limits = (FEW, FEW_PLACES) if slow else (IMAGES, {})
-        asked = requests(crops, images)
+        asked, larger = requests(crops, images), requests(crops, LARGE * images)
         start(service_of([run], port=port, limits=dict(limits)))
         try:
             with bare():
@@ -140,19 +142,21 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
                 before = _seconds()
                 full = elsewhere(closed_loop, port, asked, CLIENTS, seconds)
                 shares = {n: (s - before.get(n, 0)) / full.seconds for n, s in _seconds().items()}
-                rounds.append(Round({way.input: rate for way, rate in alone.items()}, full))
-                tell(f"{run.name}: alone {alone}, served {images * full.rate():.1f} images/s")
+                large = elsewhere(closed_loop, port, larger, FEW_CLIENTS, seconds)
+                rounds.append(Round({way.input: rate for way, rate in alone.items()}, full, large))
+                rates = images * full.rate(), LARGE * images * large.rate()
+                tell(f"{run.name}: alone {alone}, served, and in large requests: {rates}")
             typical = float(np.median([one.served.rate() for one in rounds]))
-            rates = {name: share * typical for name, share in LOADS.items()}
+            arriving = {name: share * typical for name, share in LOADS.items()}
             loads = {}
-            for number, (name, rate) in enumerate(rates.items()):
+            for number, (name, rate) in enumerate(arriving.items()):
                 due = arrivals(rate, seconds * (LONGER if LOADS[name] > 1 else 1), number)
                 loads[name] = elsewhere(open_loop, port, asked, due)
                 tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
         finally:
             stop()
     return Served(
-        run.name, height, width, images, fastest, rounds, passed.rate(), loads, rates, shares
+        run.name, height, width, images, fastest, rounds, passed.rate(), loads, arriving, shares
     )
 
 

@@ -23,6 +23,10 @@ BATCHES = (16, 64)
 CLIENTS = 12
 """Who ask at a time to find the saturation: three batches of images are always there."""
 
+LARGE, FEW_CLIENTS = 4, 6
+"""Large requests have so many times the images of others; so many clients ask with them at a time,
+and no crop is in two of their requests."""
+
 
 PIXELS, JPEGS = "from pixels", "from JPEGs"
 INPUTS = (PIXELS, JPEGS)
@@ -46,6 +50,8 @@ class Round:
     """Images a second that the model alone embeds and matches, by its input."""
     served: Load
     """As fast as `CLIENTS` can ask."""
+    large: Load
+    """As fast as `FEW_CLIENTS` can ask in large requests."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +83,22 @@ class Served:
         """Return the requests a second that were served at saturation, the median of the rounds."""
         return float(np.median([one.served.rate() for one in self.rounds]))
 
-    def images(self) -> float:
-        """Return the images a second that were served at saturation."""
-        return self.asked_at_once * self.requests()
+    def images(self, large: bool = False) -> float:
+        """Return the images a second that were served at saturation, in large requests or not."""
+        return float(np.median([self._images(one, large) for one in self.rounds]))
 
     def pairs(self) -> float:
         """Return the pairs a second that were served at saturation."""
         return len(pairs_of(self.asked_at_once)) * self.requests()
 
-    def share(self, input: str) -> tuple[float, float, float]:
+    def share(self, input: str, large: bool = False) -> tuple[float, float, float]:
         """Return what is served of what the model does directly: median, least and most."""
-        each = [self.asked_at_once * r.served.rate() / r.direct[input] for r in self.rounds]
+        each = [self._images(one, large) / one.direct[input] for one in self.rounds]
         return float(np.median(each)), min(each), max(each)
+
+    def _images(self, one: Round, large: bool) -> float:
+        load, times = (one.large, LARGE) if large else (one.served, 1)
+        return times * self.asked_at_once * load.rate()
 
 
 def figures(one: Served) -> dict[str, Any]:
@@ -113,11 +123,23 @@ def figures(one: Served) -> dict[str, Any]:
         "images_of_a_request": one.asked_at_once,
         "served_pairs_a_second": one.pairs(),
         "share_of_direct_median_least_most": {input: one.share(input) for input in INPUTS},
+        "in_large_requests": {
+            "times_the_images": LARGE,
+            "served_images_a_second": one.images(large=True),
+            "share_of_direct_median_least_most": {
+                input: one.share(input, large=True) for input in INPUTS
+            },
+        },
         "requests_a_second": one.requests(),
         "requests_a_second_of_serve_alone": one.passed,
         "cores": dict(one.shares),
         "rounds": [
-            {"direct": dict(r.direct), "clients": CLIENTS, **load(r.served)} for r in one.rounds
+            {
+                "direct": dict(r.direct),
+                "served": {"clients": CLIENTS, **load(r.served)},
+                "in_large_requests": {"clients": FEW_CLIENTS, **load(r.large)},
+            }
+            for r in one.rounds
         ],
         "loads": {
             name: {"arriving_a_second": one.asked[name], **load(it)}
@@ -136,10 +158,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
             f"{one.direct(JPEGS):.1f}",
             f"{one.images():.1f}",
             f"{one.pairs():.0f}",
-            *(
-                f"{middle:.0%} ({least:.0%} to {most:.0%})"
-                for middle, least, most in (one.share(PIXELS), one.share(JPEGS))
-            ),
+            *map(_told, map(one.share, INPUTS)),
+            *(_told(one.share(input, large=True)) for input in INPUTS),
             str(one.asked_at_once),
             f"{one.requests():.1f}",
             f"{one.passed:.0f}",
@@ -169,7 +189,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         "core, whichever is fastest, in a process that has the machine for itself but for the idle "
         f"service. The service shares the {cores} cores with the client that asks it: {CLIENTS} at "
         f"a time, {seconds:g} s. The two are measured in turn, {len(measured[0].rounds)} times: "
-        "medians, and of the shares, each of a turn, the least and the most too. Serve alone: "
+        "medians, and of the shares, each of a turn, the least and the most too. Large requests: "
+        f"{LARGE} times the images, from {FEW_CLIENTS} clients at a time. Serve alone: "
         "requests of the same size, passed on the same way to a replica that does nothing with "
         f"them. Before it began, {others:.1f} other processes wanted a core (load average).\n\n"
         + table(
@@ -181,6 +202,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
                 "served",
                 "pairs/s",
                 "of direct from pixels",
+                "from JPEGs",
+                "in large requests, of direct from pixels",
                 "from JPEGs",
                 "images of a request",
                 "requests/s",
@@ -213,6 +236,10 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
     )
 
 
+def _told(share: tuple[float, float, float]) -> str:
+    return "{:.0%} ({:.0%} to {:.0%})".format(*share)
+
+
 def draw(measured: Sequence[Served], path: Path) -> None:
     """Draw throughput beside the model's own, and the latencies under each load."""
     from matplotlib.figure import Figure
@@ -220,8 +247,9 @@ def draw(measured: Sequence[Served], path: Path) -> None:
     figure = Figure((9, 3.2 * len(measured)), layout="constrained")
     for row, one in zip(figure.subplots(len(measured), 2, squeeze=False), measured, strict=True):
         bars, curves = row
-        names = [*(f"direct, {input}" for input in INPUTS), "served"]
-        bars.barh(names, [*map(one.direct, INPUTS), one.images()], color=["0.7", "0.7", "C0"])
+        names = [*(f"direct, {input}" for input in INPUTS), "served", "in large requests"]
+        lengths = [*map(one.direct, INPUTS), one.images(), one.images(large=True)]
+        bars.barh(names, lengths, color=["0.7", "0.7", "C0", "C0"])
         bars.axvline(AIM * one.direct(PIXELS), color="C3", linewidth=1)
         bars.invert_yaxis()
         bars.set_xlabel(f"images/s; the line is at {AIM:.0%}")

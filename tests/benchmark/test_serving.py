@@ -38,9 +38,9 @@ def served() -> Served:
     return Served(
         "tiny", 64, 32, 16, [Way(PIXELS, 1, 16), Way(JPEGS, 2, 16)],
         [
-            Round({PIXELS: 20.0, JPEGS: 16.0}, load([200] * 5)),
-            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5)),
-            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5)),
+            Round({PIXELS: 20.0, JPEGS: 16.0}, load([200] * 5), load([200] * 1)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5), load([200] * 2)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5), load([200] * 2)),
         ],
         30.0,
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
@@ -58,6 +58,8 @@ def test_requests_have_each_crop_once() -> None:
     pairs = pairs_of(IMAGES)
     assert len(pairs) == 64
     assert len({tuple(pair) for pair in pairs.tolist()}) == 64
+    assert pairs_of(40)[-1].tolist() == [35, 39]
+    assert len(pairs_of(40)) == 64 + 64 + 16
     body, kind = form([b"x"], {"pairs": b"[]"})
     assert kind == "multipart/form-data; boundary=--rayreid"
     assert body.endswith(b"----rayreid--\r\n")
@@ -78,7 +80,10 @@ def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_pat
     assert "3.0 other processes" in told
     cells = [cell.strip() for cell in told.splitlines()[6].strip("|").split("|")]
     assert cells[:6] == ["tiny", "64x32", "10.0", "8.0", "8.0", "32"]
-    assert cells[6:11] == ["80% (40% to 80%)", "100% (50% to 100%)", "16", "0.5", "30"]
+    assert cells[6:8] == ["80% (40% to 80%)", "100% (50% to 100%)"]
+    # A request of 64 images in 10 s in one turn, two in the others.
+    assert cells[8:10] == ["128% (32% to 128%)", "160% (40% to 160%)"]
+    assert cells[10:13] == ["16", "0.5", "30"]
     (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:6] == ["4.0", "0.2", "1", "1"]
