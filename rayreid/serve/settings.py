@@ -55,8 +55,9 @@ class Limits(Settings):
     """Most pairs of a request; of a matrix, most cells."""
     admitted: int = Field(64, ge=1)
     """Requests that the HTTP side holds at once; more wait in Serve's proxy."""
-    matching: int = Field(32, ge=1)
-    """Requests that a replica of a model works on at once; more wait on the HTTP side."""
+    matching: int = Field(64, ge=1)
+    """Requests that a replica of a model works on at once; more wait on the HTTP side, which asks
+    after room at growing intervals: with fewer than ``admitted`` a replica idles between them."""
     waiting: int = Field(24, ge=0)
     """Requests that may wait at each of the two places; further ones are answered 503."""
     seconds: float = Field(60, gt=0)
