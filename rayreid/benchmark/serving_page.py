@@ -243,6 +243,7 @@ def _told(share: tuple[float, float, float]) -> str:
 def draw(measured: Sequence[Served], path: Path) -> None:
     """Draw throughput beside the model's own, and the latencies under each load."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure((9, 3.2 * len(measured)), layout="constrained")
     for row, one in zip(figure.subplots(len(measured), 2, squeeze=False), measured, strict=True):
@@ -260,6 +261,7 @@ def draw(measured: Sequence[Served], path: Path) -> None:
                 shares = np.linspace(0, 1, 101)
                 curves.plot(np.quantile(latencies, shares), shares, label=name)
         curves.set_xscale("log")
+        curves.xaxis.set_minor_formatter(NullFormatter())
         curves.set_xlabel("seconds to the answer")
         curves.set_ylabel("share of the answers 200")
         curves.legend(title="load")

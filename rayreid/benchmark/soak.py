@@ -117,7 +117,8 @@ def draw(result: Soak, path: Path) -> None:
     figure = Figure((8, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, values in result.memory.items():
-        label = name.rpartition(" ")[0].rpartition(":")[2]
+        # Matplotlib leaves out of its legend what begins with an underscore.
+        label = name.rpartition(" ")[0].rpartition(":")[2].lstrip("_")
         axes.plot(result.seconds, (values - values[0]) / 2**20, label=label)
     axes.axvline(SETTLED * result.seconds[-1], color="0.7", linewidth=1)
     axes.set_xlabel("seconds; the line is where pools and caches should be filled")
