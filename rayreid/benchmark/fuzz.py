@@ -138,7 +138,7 @@ def fuzzed(on: Bench, tell: Tell, seconds: float, folder: Path) -> Fuzzed:
         raise FailureError("a process of the service died; Ray's logs tell which, and why")
     late = slice(int(len(moments) * SETTLED), None)
     growth = {
-        name: slope(np.array(moments[late]), np.array(values[late]))
+        name: slope(np.array(moments[late]), np.array(values[late], np.float64))
         for name, values in held.items()
         if len(moments[late]) >= 4
     }
