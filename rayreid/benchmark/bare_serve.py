@@ -12,7 +12,8 @@ import rayreid.session  # noqa: F401 - before ray: it sets what ray reads on imp
 from fastapi import FastAPI, Request
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig
+
+from rayreid.serve.app import QUIET
 
 _NAME, _PREFIX, _ROUTE = "bare", "/bare", "/ask"
 PATH = _PREFIX + _ROUTE
@@ -50,7 +51,7 @@ def bare() -> Iterator[None]:
     deployed = serve.deployment(
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=64,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=QUIET,
     )
     app = deployed(serve.ingress()(Passing)).bind(deployed(Nothing).bind())
     serve.run(app, name=_NAME, route_prefix=_PREFIX)
