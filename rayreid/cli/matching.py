@@ -93,9 +93,9 @@ def _pairs(crops: Sequence[Path], pairs_file: Path | None) -> list[Pair]:
         ]
     if not pairs:
         raise ValueError("there are no pairs to match")
-    for file in dict.fromkeys(chain.from_iterable(pairs)):
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no image {file}; check the path")
+    for image in dict.fromkeys(chain.from_iterable(pairs)):
+        if not image.is_file():
+            raise FileNotFoundError(f"there is no image {image}; check the path")
     return pairs
 
 
