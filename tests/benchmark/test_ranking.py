@@ -18,6 +18,7 @@ from rayreid.benchmark.ranking import (
     products,
     ranked,
 )
+from rayreid.benchmark.resident import in_own_process
 from rayreid.ranking.metrics import rank
 
 SMALL = Size("small", 30, 200, 10, 3, 20)
@@ -69,16 +70,24 @@ def test_people_are_the_same_again_and_ranked_in_blocks_as_whole(
     assert ranked(people, products(people)).map == pytest.approx(rank(scores, *people.columns).map)
 
 
-def test_memory_is_told_where_the_system_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def memory_of_hungry_ranking() -> int | None:
     held: list[np.ndarray] = []
 
     def hungry(*_: object) -> None:
         held.append(np.ones(32 << 20, np.uint8))
         held.clear()
 
-    monkeypatch.setattr(benchmark, "ranked", hungry)
-    if (taken := memory_of(SMALL, 8)) is not None:
-        assert (31 << 20) < taken < (64 << 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "ranked", hungry)
+        return memory_of(SMALL, 8)
+
+
+def test_memory_is_told_where_the_system_tells_it() -> None:
+    # Here, 32 MiB may lie among what an earlier test freed and the process kept.
+    taken = in_own_process(memory_of_hungry_ranking)
+    if taken is None:
+        pytest.skip("this system does not tell")
+    assert (31 << 20) < taken < (64 << 20)
 
 
 def test_the_verb_prints_the_page(tmp_path: Path) -> None:
