@@ -54,8 +54,8 @@ def bare() -> Iterator[None]:
         logging_config=QUIET,
     )
     app = deployed(serve.ingress()(Passing)).bind(deployed(Nothing).bind())
-    serve.run(app, name=_NAME, route_prefix=_PREFIX)
     try:
+        serve.run(app, name=_NAME, route_prefix=_PREFIX)
         yield
     finally:
         serve.delete(_NAME)

@@ -109,7 +109,7 @@ class Fuzzed:
     schema: dict[str, int]
     """Answers to schemathesis, by status."""
     growth: dict[str, tuple[float, float]]
-    """Bytes a second of each process under images once settled, and half of the 95 % interval; none
+    """Bytes an image that each process takes more once settled, and half of the 95 % interval; none
     where too few samples were taken."""
     resident: dict[str, int]
     """Bytes of each process in the end."""
@@ -121,26 +121,25 @@ def fuzzed(on: Bench, tell: Tell, seconds: float, folder: Path) -> Fuzzed:
     Raises `FailureError` where a process of the service died. Reports go to ``folder``.
     """
     counts: dict[str, int] = {}
-    moments: list[float] = []
+    tried: list[int] = []
     held: dict[str, list[int]] = {}
     pids = {one.pid for one in serving()}
-    begun = time.monotonic()
     for load, memory in portions(on.port, seconds / 2):
         for status, count in load.counts().items():
             counts[status] = counts.get(status, 0) + count
-        moments.append(time.monotonic() - begun)
+        tried.append(sum(counts.values()))
         for name, resident in memory.items():
             held.setdefault(name, []).append(resident)
-        tell(f"{sum(counts.values())} images: {counts}, {sum(memory.values()) / 2**20:.0f} MiB")
+        tell(f"{tried[-1]} images: {counts}, {sum(memory.values()) / 2**20:.0f} MiB")
     statuses, told = by_schema(f"http://127.0.0.1:{on.port}", round(seconds / 2), folder)
     tell(told)
     if {one.pid for one in serving()} != pids:
         raise FailureError("a process of the service died; Ray's logs tell which, and why")
-    late = slice(int(len(moments) * SETTLED), None)
+    late = slice(int(len(tried) * SETTLED), None)
     growth = {
-        name: slope(np.array(moments[late]), np.array(values[late], np.float64))
+        name: slope(np.array(tried[late], np.float64), np.array(values[late], np.float64))
         for name, values in held.items()
-        if len(moments[late]) >= 4
+        if len(tried[late]) >= 4
     }
     return Fuzzed(counts, statuses, growth, {named(one): one.resident for one in serving()})
 
@@ -163,13 +162,12 @@ def page(found: Fuzzed, seconds: float) -> str:
     names = sorted({*found.images, *found.schema})
     rows = [(name, found.images.get(name, 0), found.schema.get(name, 0)) for name in names]
     rows.append(("all", sum(found.images.values()), sum(found.schema.values())))
-    a_second = sum(found.images.values()) / (seconds / 2)
     memory = [
         (
             name.rpartition(" ")[0],
             f"{found.resident[name] / 2**20:.0f}",
-            f"{growth / a_second:+.0f}",
-            f"{half / a_second:.0f}",
+            f"{growth:+z.0f}",
+            f"{half:.0f}",
         )
         for name, (growth, half) in found.growth.items()
     ]
@@ -180,6 +178,6 @@ def page(found: Fuzzed, seconds: float) -> str:
         f"/openapi.json, galleries included. No process of the service died.\n\n"
         + table(("status", "damaged images", "schemathesis"), rows)
         + "\n\nMemory in the end, and its growth under images after the first "
-        + f"{SETTLED:.0%} of the time.\n\n"
+        + f"{SETTLED:.0%} of them.\n\n"
         + table(("process", "MiB", "growth, bytes an image", "+- (95 %)"), memory)
     )

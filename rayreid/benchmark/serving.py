@@ -37,6 +37,7 @@ from rayreid.data.decoding import decode_bytes
 from rayreid.experiment import compose
 from rayreid.quickstart.sizes import OWN, SMALL
 from rayreid.run import commit
+from rayreid.settings import FailureError
 
 LOADS = {"half": 0.5, "saturation": 1.0, "twice": 2.0}
 """Requests that arrive, as a share of those that could be answered."""
@@ -93,9 +94,10 @@ def serving(
         "others_on_the_machine": round(others, 1),
         "models": {one.name: figures(one) for one in measured},
     }
+    # Before any file is written, which would make a clean commit a dirty one.
+    told = page(measured, seconds, others)
     (to / "load.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(measured, to / "load.svg")
-    told = page(measured, seconds, others)
     (to / "load.md").write_text(told + "\n")
     return told
 
@@ -132,20 +134,26 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
         asked, larger = requests(crops, images), requests(crops, LARGE * images)
         start(service_of([run], port=port, limits=dict(limits)))
         try:
+            rounds, shares = [], {}
             with bare():
                 nothing = requests(crops, images, PATH)
-                passed = elsewhere(closed_loop, port, nothing, CLIENTS, seconds)
-            elsewhere(closed_loop, port, asked, 2, seconds / 5)  # to warm up
-            rounds, shares = [], {}
-            for _ in range(ROUNDS):
-                alone = processes.submit(direct, run, crops, fastest, seconds / 2).result()
-                before = _seconds()
-                full = elsewhere(closed_loop, port, asked, CLIENTS, seconds)
-                shares = {n: (s - before.get(n, 0)) / full.seconds for n, s in _seconds().items()}
-                large = elsewhere(closed_loop, port, larger, FEW_CLIENTS, seconds)
-                rounds.append(Round({way.input: rate for way, rate in alone.items()}, full, large))
-                rates = images * full.rate(), LARGE * images * large.rate()
-                tell(f"{run.name}: alone {alone}, served, and in large requests: {rates}")
+                for some in (asked, nothing):
+                    elsewhere(closed_loop, port, some, 2, seconds / 5)  # to warm up
+                for _ in range(ROUNDS):
+                    alone = processes.submit(direct, run, crops, fastest, seconds / 2).result()
+                    before = _seconds()
+                    full = elsewhere(closed_loop, port, asked, CLIENTS, seconds)
+                    shares = {
+                        n: (s - before.get(n, 0)) / full.seconds for n, s in _seconds().items()
+                    }
+                    large = elsewhere(closed_loop, port, larger, FEW_CLIENTS, seconds)
+                    passed = elsewhere(closed_loop, port, nothing, CLIENTS, seconds / 2)
+                    if set(passed.counts()) != {"200"}:
+                        raise FailureError(f"Ray Serve alone answered {passed.counts()}")
+                    by_input = {way.input: rate for way, rate in alone.items()}
+                    rounds.append(Round(by_input, full, large, passed))
+                    rates = images * full.rate(), LARGE * images * large.rate()
+                    tell(f"{run.name}: alone {alone}, served, and in large requests: {rates}")
             typical = float(np.median([one.served.rate() for one in rounds]))
             arriving = {name: share * typical for name, share in LOADS.items()}
             loads = {}
@@ -155,9 +163,7 @@ def _measured(run: Path, seconds: float, port: int, tell: Tell) -> Served:
                 tell(f"{run.name}: {name} {loads[name].counts()} {loads[name].percentiles()}")
         finally:
             stop()
-    return Served(
-        run.name, height, width, images, fastest, rounds, passed.rate(), loads, arriving, shares
-    )
+    return Served(run.name, height, width, images, fastest, tried, rounds, loads, arriving, shares)
 
 
 def direct(

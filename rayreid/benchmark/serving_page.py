@@ -10,7 +10,7 @@ import numpy as np
 
 from rayreid.benchmark.data import machine
 from rayreid.benchmark.load import Load
-from rayreid.benchmark.requests import FEW, pairs_of
+from rayreid.benchmark.requests import FEW, IMAGES, pairs_of
 from rayreid.report import table
 from rayreid.run import commit
 
@@ -52,6 +52,9 @@ class Round:
     """As fast as `CLIENTS` can ask."""
     large: Load
     """As fast as `FEW_CLIENTS` can ask in large requests."""
+    passed: Load
+    """As fast as `CLIENTS` can ask Ray Serve, which passes requests of the same size on to a
+    replica that does nothing with them, and their answers back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +68,9 @@ class Served:
     """Images of a request."""
     ways: Sequence[Way]
     """Those that were the fastest, one for each of `INPUTS`."""
+    tried: Mapping[Way, float]
+    """Images a second of every way, tried before."""
     rounds: Sequence[Round]
-    passed: float
-    """Requests of the same size a second that Ray Serve passes on to a replica that does nothing
-    with them, and back."""
     loads: Mapping[str, Load]
     asked: Mapping[str, float]
     """Requests a second that were to arrive."""
@@ -82,6 +84,15 @@ class Served:
     def requests(self) -> float:
         """Return the requests a second that were served at saturation, the median of the rounds."""
         return float(np.median([one.served.rate() for one in self.rounds]))
+
+    def passed(self) -> float:
+        """Return the requests a second of Ray Serve alone, the median of the rounds."""
+        return float(np.median([one.passed.rate() for one in self.rounds]))
+
+    def refused(self) -> int:
+        """Return the requests of all rounds that were not answered 200."""
+        served = [load for one in self.rounds for load in (one.served, one.large)]
+        return sum(int((load.status != 200).sum()) for load in served)
 
     def images(self, large: bool = False) -> float:
         """Return the images a second that were served at saturation, in large requests or not."""
@@ -117,6 +128,7 @@ def figures(one: Served) -> dict[str, Any]:
 
     return {
         "input": [one.height, one.width],
+        "direct_ways_tried": [asdict(w) | {"images_a_second": r} for w, r in one.tried.items()],
         "direct_ways": [asdict(way) for way in one.ways],
         "direct_images_a_second": {input: one.direct(input) for input in INPUTS},
         "served_images_a_second": one.images(),
@@ -131,13 +143,14 @@ def figures(one: Served) -> dict[str, Any]:
             },
         },
         "requests_a_second": one.requests(),
-        "requests_a_second_of_serve_alone": one.passed,
+        "requests_a_second_of_serve_alone": one.passed(),
         "cores": dict(one.shares),
         "rounds": [
             {
                 "direct": dict(r.direct),
                 "served": {"clients": CLIENTS, **load(r.served)},
                 "in_large_requests": {"clients": FEW_CLIENTS, **load(r.large)},
+                "serve_alone": {"clients": CLIENTS, **load(r.passed)},
             }
             for r in one.rounds
         ],
@@ -162,7 +175,8 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
             *(_told(one.share(input, large=True)) for input in INPUTS),
             str(one.asked_at_once),
             f"{one.requests():.1f}",
-            f"{one.passed:.0f}",
+            f"{one.refused()}",
+            f"{one.passed():.0f}",
             f"{one.rounds[-1].served.busy:.2f}",
         )
         for one in measured
@@ -182,17 +196,21 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         for name, it in one.loads.items()
     ]
     cores = len(os.sched_getaffinity(0))
+    short = [load for one in measured for load in one.loads.values()]
+    unsaid = sum(int(((load.status == 503) & (load.told == 0)).sum()) for load in short)
     return (
         f"# The service under load\n\n`rayreid benchmark serve`: {machine()}; commit {commit()}. "
-        "JPEGs in forms, each of the first half of a request matched with each of the second. The "
-        f"model directly: batches of {' or '.join(map(str, BATCHES))}, in one thread or one a "
-        "core, whichever is fastest, in a process that has the machine for itself but for the idle "
-        f"service. The service shares the {cores} cores with the client that asks it: {CLIENTS} at "
-        f"a time, {seconds:g} s. The two are measured in turn, {len(measured[0].rounds)} times: "
-        "medians, and of the shares, each of a turn, the least and the most too. Large requests: "
-        f"{LARGE} times the images, from {FEW_CLIENTS} clients at a time. Serve alone: "
-        "requests of the same size, passed on the same way to a replica that does nothing with "
-        f"them. Before it began, {others:.1f} other processes wanted a core (load average).\n\n"
+        f"JPEGs in forms, each of the first half of a request, or of every {IMAGES} of a larger "
+        "one, matched with each of the second. The model directly: batches of "
+        f"{' or '.join(map(str, BATCHES))}, in one thread or one a core, whichever is fastest, in "
+        "a process that has the machine for itself but for the idle service. The service computes "
+        f"a batch a core, each in one thread, and shares the {cores} cores with the client that "
+        f"asks it: {CLIENTS} at a time, {seconds:g} s. The two are measured in turn, "
+        f"{len(measured[0].rounds)} times: medians, and of the shares, each of a turn, the least "
+        f"and the most too. Large requests: {LARGE} times the images, from {FEW_CLIENTS} clients "
+        "at a time. Serve alone, in turn too: requests of the same size, passed on the same way to "
+        f"a replica that does nothing with them. Before it began, {others:.1f} other processes "
+        "wanted a core (load average).\n\n"
         + table(
             (
                 "model",
@@ -207,6 +225,7 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
                 "from JPEGs",
                 "images of a request",
                 "requests/s",
+                "not answered 200",
                 "Serve alone, requests/s",
                 "cores of the client",
             ),
@@ -216,7 +235,7 @@ def page(measured: Sequence[Served], seconds: float, others: float) -> str:
         f"{seconds:g} s each, twice as long at twice the load; shares of the requests answered "
         "above. Latency counts from when a request was to arrive; percentiles are those of what "
         "was answered 200. Places are those that a service has by default (88), or 24 where a "
-        f"request has only {FEW} images. 503 came with Retry-After.\n\n"
+        f"request has only {FEW} images. 503s without Retry-After: {unsaid}.\n\n"
         + table(
             (
                 "model",

@@ -91,7 +91,7 @@ def soak(
             (
                 name.rpartition(" ")[0],
                 *(f"{values[int(at * (len(values) - 1))] / 2**20:.1f}" for at in moments),
-                f"{growth:+.0f}",
+                f"{growth:+z.0f}",
                 f"{half:.0f}",
             )
         )
@@ -99,7 +99,8 @@ def soak(
     page = (
         f"# Soak\n\n`rayreid benchmark soak`: {machine()}; commit {commit()}. A small model, "
         f"{rate:g} requests a second of 4 images for {seconds:g} s; {result.load.counts()}. Memory "
-        "is that in use, what processes share included. Growth is of a line through a sample a "
+        "is that in use, what processes share included, at first after a few seconds under load. "
+        "Growth is of a line through a sample a "
         f"second, after the first {SETTLED:.0%}; where it comes in steps, the plot tells more.\n\n"
         + table(MEMORY, rows)
         + "\n\n![Memory over time](soak.svg)"

@@ -94,8 +94,10 @@ def _pairs(crops: Sequence[Path], pairs_file: Path | None) -> list[Pair]:
     if not pairs:
         raise ValueError("there are no pairs to match")
     for image in dict.fromkeys(chain.from_iterable(pairs)):
-        if not image.is_file():
+        if not image.exists():
             raise FileNotFoundError(f"there is no image {image}; check the path")
+        if image.is_dir():
+            raise ValueError(f"{image} is a folder; name the images in it")
     return pairs
 
 

@@ -146,18 +146,22 @@ def _matcher(model: ModelSettings, settings: ServiceSettings) -> serve.Deploymen
         name=model.name,
         ray_actor_options={"num_cpus": model.cpus, "num_gpus": model.gpus},
         max_ongoing_requests=limits.matching,
-        max_queued_requests=limits.waiting,
+        # The HTTP side bounds them; Serve counts those of a burst as queued that have room.
+        max_queued_requests=limits.admitted,
         max_surge_percent=1 if model.surge else 0,
     )
     if not model.on_demand:
         return matcher.options(num_replicas=model.replicas)
     return matcher.options(
+        # While it is loaded, it must not take all the places of the others.
+        max_queued_requests=limits.waiting,
         autoscaling_config={
             "min_replicas": 0,
             "max_replicas": model.replicas,
             "initial_replicas": 0,
-            "target_ongoing_requests": max(1, limits.matching // 2),
+            # All of them run once half of what is admitted is theirs.
+            "target_ongoing_requests": max(1, limits.admitted // (2 * model.replicas)),
             "upscale_delay_s": 0,
             "downscale_delay_s": model.idle_seconds,
-        }
+        },
     )

@@ -36,13 +36,13 @@ def load(status: list[int], latency: float = 0.5) -> Load:
 @pytest.fixture
 def served() -> Served:
     return Served(
-        "tiny", 64, 32, 16, [Way(PIXELS, 1, 16), Way(JPEGS, 2, 16)],
+        "tiny", 64, 32, 16, [Way(PIXELS, 1, 16), Way(JPEGS, 2, 16)], {Way(PIXELS, 1, 16): 9.0},
         [
-            Round({PIXELS: 20.0, JPEGS: 16.0}, load([200] * 5), load([200] * 1)),
-            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5), load([200] * 2)),
-            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5), load([200] * 2)),
+            Round({PIXELS: 20.0, JPEGS: 16.0}, load([200] * 5), load([200] * 1), load([200] * 30)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5), load([200] * 2), load([200] * 300)),
+            Round({PIXELS: 10.0, JPEGS: 8.0}, load([200] * 5 + [503]), load([200, 0, 200]),
+                  load([200] * 300)),
         ],
-        30.0,
         {"half": load([200] * 3), "twice": load([200, 200, 503, 0])},
         {"half": 1.0, "twice": 4.0}, {"ProxyActor": 0.2},
     )  # fmt: skip
@@ -83,16 +83,21 @@ def test_the_page_tells_shares_and_what_was_not_answered(served: Served, tmp_pat
     assert cells[6:8] == ["80% (40% to 80%)", "100% (50% to 100%)"]
     # A request of 64 images in 10 s in one turn, two in the others.
     assert cells[8:10] == ["128% (32% to 128%)", "160% (40% to 160%)"]
-    assert cells[10:13] == ["16", "0.5", "30"]
+    assert cells[10:14] == ["16", "0.5", "2", "30"]
     (row,) = [line for line in told.splitlines() if "| " in line and "twice" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:6] == ["4.0", "0.2", "1", "1"]
+    assert "503s without Retry-After: 0." in told
     found = json.loads(json.dumps(figures(served)))
+    assert found["direct_ways_tried"] == [
+        {"input": PIXELS, "threads": 1, "batch": 16, "images_a_second": 9.0}
+    ]
     assert found["share_of_direct_median_least_most"][PIXELS] == [0.8, 0.4, 0.8]
     assert found["loads"]["twice"]["refused_without_retry_after"] == 0
     draw([served, served], tmp_path / "load.svg")
-    assert b"saturation" not in (tmp_path / "load.svg").read_bytes()[:100]
-    assert (tmp_path / "load.svg").read_text().startswith("<?xml")
+    drawn = (tmp_path / "load.svg").read_text()
+    for word in ("tiny, 64x32", "half", "twice"):
+        assert f"<!-- {word} -->" in drawn
 
 
 def test_damaged_images_follow_from_their_numbers() -> None:
@@ -105,8 +110,7 @@ def test_damaged_images_follow_from_their_numbers() -> None:
 
 
 def test_growth_under_images_is_told_by_image() -> None:
-    # 100 images a second.
-    found = Fuzzed({"422": 6000}, {"200": 9}, {"Proxy (7)": (500.0, 200.0)}, {"Proxy (7)": 2**20})
+    found = Fuzzed({"422": 6000}, {"200": 9}, {"Proxy (7)": (5.0, 2.0)}, {"Proxy (7)": 2**20})
     rows = [
         [c.strip() for c in line.split("|")[1:-1]] for line in fuzz_page(found, 120.0).split("\n")
     ]
@@ -134,9 +138,10 @@ def test_a_line_through_samples() -> None:
 def test_memory_over_time_is_drawn(tmp_path: Path) -> None:
     seconds = np.arange(10.0)
     draw_memory(
-        Soak(load([200]), seconds, {"ray::Replica:a:tiny (7)": seconds}), tmp_path / "a.svg"
+        Soak(load([200]), seconds, {"ServeReplica:rayreid:_galleries (7)": seconds}),
+        tmp_path / "a.svg",
     )
-    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert "<!-- galleries -->" in (tmp_path / "a.svg").read_text()
 
 
 def test_a_process_and_all_that_it_started() -> None:

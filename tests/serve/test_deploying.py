@@ -17,10 +17,10 @@ from rayreid.cli import cli
 from rayreid.client import Client
 from rayreid.data.storage import Storage, below
 from rayreid.ranking.calibration import Calibration
-from rayreid.serve.app import build, described, refuse_apart
+from rayreid.serve.app import _matcher, build, described, refuse_apart
 from rayreid.serve.deploying import check_serve_config, serve_config, write_serve_config
 from rayreid.serve.models import load
-from rayreid.serve.settings import load_service, service_of
+from rayreid.serve.settings import ServiceSettings, load_service, service_of
 from tests.nodes import free_ports, loopback_cluster
 from tests.ranking.test_calibration import calibration
 from tests.serve.pictures import PATH, expected, in_json, picture
@@ -83,6 +83,24 @@ def test_an_application_is_built_of_plain_values(run: Path) -> None:
         build({**args, "limits": {"image": 3}})
     with pytest.raises(FileNotFoundError, match="no trained run"):
         build({"models": [{"run": str(run.parent)}]})
+
+
+def test_serve_bounds_only_who_waits_for_a_model_that_is_loaded() -> None:
+    def bounds(**model: object) -> tuple[int, int, float | None]:
+        settings = ServiceSettings(models=[{"run": "/runs/a", **model}])
+        deployment = _matcher(settings.models[0], settings)
+        scaling = deployment._deployment_config.autoscaling_config
+        return (
+            deployment.max_ongoing_requests,
+            deployment.max_queued_requests,
+            scaling and scaling.target_ongoing_requests,
+        )
+
+    # A burst of all that is admitted has room in a replica, and is not refused on its way there.
+    assert bounds() == (64, 64, None)
+    # Half of the 64 that are admitted are enough for both of two replicas, or all of four.
+    assert bounds(on_demand=True, replicas=2) == (64, 24, 16)
+    assert bounds(on_demand=True, replicas=4) == (64, 24, 8)
 
 
 def test_a_folder_of_galleries_is_for_one_machine(tmp_path: Path) -> None:

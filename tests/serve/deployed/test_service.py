@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ import ray
 from click.testing import CliRunner
 
 from rayreid import serve
+from rayreid.benchmark import bare_serve
+from rayreid.benchmark.bare_serve import bare
 from rayreid.checkpoint import Trained
 from rayreid.cli import cli
 from rayreid.client import Client, ServiceError
@@ -44,6 +47,19 @@ def test_a_port_that_is_taken_is_refused() -> None:
         other.listen()
         with pytest.raises(ValueError, match="choose another port"):
             serve._refuse_taken("127.0.0.1", other.getsockname()[1])
+
+
+def test_rays_processes_have_few_arenas_of_malloc(client: httpx.Client) -> None:
+    assert client.get("/healthz").status_code == 200
+    told = ray.get(ray.remote(os.getenv).options(num_cpus=0).remote("MALLOC_ARENA_MAX"))
+    assert told == str(len(os.sched_getaffinity(0)))
+
+
+def test_serve_alone_answers_beside_the_service(client: httpx.Client) -> None:
+    with bare():
+        assert client.post(bare_serve.PATH, content=b"x" * 1000).json() == 1000
+        assert client.get("/healthz").status_code == 200
+    assert client.post(bare_serve.PATH, content=b"x").status_code == 404
 
 
 def test_health(client: httpx.Client, trained: Trained) -> None:
