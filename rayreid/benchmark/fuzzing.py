@@ -111,7 +111,7 @@ def mutated(first: int = 0) -> Iterator[bytes]:
 
 @functools.cache
 def bombs() -> dict[str, bytes]:
-    """Return small files that ask for much: pixels, frames, text, profiles."""
+    """Return small files that ask for much: pixels, frames, text, profiles, time."""
     found = {
         "png of 60,000 x 60,000": _png(60_000, 60_000, zlib.compress(b"\0" * 1_000_000, 9)),
         "png of 3,000 x 3,000, all zeros": _png(
@@ -128,6 +128,12 @@ def bombs() -> dict[str, bytes]:
         ),
         "jpeg of 65,535 x 65,535": _jpeg_of(65_535, 65_535),
         "bmp of 2^31 - 1 rows": _bmp_of(100_000, 2**31 - 1),
+        "jpeg of 2,000 scans": _jpeg_of_scans(2_000, 2_800),
+        "jpeg of 70,000 parts": _jpeg_of_parts(70_000),
+        "png of 20,000 parts": _png(
+            8, 8, zlib.compress(b"\0" * 8 * 25), extra=20_000 * _chunk(b"noNe", b"")
+        ),
+        "bmp of 100,000 runs": _bmp_of_runs(100_000, 2_800),
     }  # fmt: skip
     frames = [Image.new("L", (400, 400), i) for i in range(100)]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
@@ -168,3 +174,62 @@ def _bmp_of(width: int, height: int) -> bytes:
     data = bytearray(file.getvalue())
     data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
+
+
+def _bmp_of_runs(count: int, side: int) -> bytes:
+    """Return a BMP in runs of one pixel, each of which Pillow reads by itself."""
+    before = 14 + 40 + 1024
+    runs = b"\1\5" * count
+    header = struct.pack("<2sIII", b"BM", before + len(runs), 0, before)
+    form = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return header + form + bytes(1024) + runs
+
+
+def _jpeg_of_parts(count: int) -> bytes:
+    """Return a JPEG with empty comments, and with EXIF, so that Pillow reads it."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.new("RGB", (16, 16)).save(file, "JPEG", exif=exif)
+    data = file.getvalue()
+    return data[:2] + count * b"\xff\xfe\0\2" + data[2:]
+
+
+def _jpeg_of_scans(count: int, side: int) -> bytes:
+    """Return a progressive JPEG in grey whose scans say nothing of all its blocks, again and again.
+
+    One code alone is in its tables: of a block's mean, no change; of what is finer, that 2^14
+    blocks and as many as the next 14 bits say have nothing.
+    """
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+    one_code = b"\1" + bytes(15)
+    blocks = (-(-side // 8)) ** 2
+    runs = ""
+    while blocks:
+        run = min(blocks, 2**15 - 1)
+        assert run >= 2**14, "the rest would take a code of its own"
+        runs += f"0{run - 2**14:014b}"
+        blocks -= run
+    scan = segment(0xDA, b"\1\1\0\1\x3f\0") + _bits(runs)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, b"\0" + b"\1" * 64),
+            segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0"),
+            segment(0xC4, b"\x00" + one_code + b"\0"),
+            segment(0xC4, b"\x10" + one_code + b"\xe0"),
+            segment(0xDA, b"\1\1\0\0\0\0") + _bits("0" * (-(-side // 8)) ** 2),
+            scan * count,
+            b"\xff\xd9",
+        ]
+    )
+
+
+def _bits(text: str) -> bytes:
+    """Return bits as a scan has them: filled up with ones, and a zero after each byte of ones."""
+    filled = text + "1" * (-len(text) % 8)
+    data = bytes(int(filled[at : at + 8], 2) for at in range(0, len(filled), 8))
+    return data.replace(b"\xff", b"\xff\0")

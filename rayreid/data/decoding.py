@@ -41,6 +41,15 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 4 * MAX_PIXELS
 """Larger files are refused before they are read."""
 
+SCANS = 64
+"""Times that a JPEG's pixels may be gone over. Encoders make a dozen, and each further one takes as
+long as all pixels, of a few bytes."""
+
+PIECES = 4096
+"""Pieces that Pillow may read an image in, and one more for each `PIECE_BYTES` that it has: parts
+of nothing cost a microsecond or two each, while no other thread runs."""
+PIECE_BYTES = 256
+
 # What Pillow's decoders raise on damaged bytes; OSError covers truncation and I/O.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
@@ -85,8 +94,10 @@ def decode_bytes(
     cameras see people. Of an animation this is the first picture.
 
     Raises ValueError, which starts with ``name``, for what is no image of `FORMATS`, is damaged or
-    truncated, or has more than `MAX_PIXELS` pixels.
+    truncated, has more than `MAX_PIXELS` pixels, or would take long for what it shows: more than
+    `SCANS` scans, or `PIECES`.
     """
+    _refuse_scans(data, name)
     rgb = _decoded_by_turbo(data) if TURBO else None
     return _resized(_decoded_by_pillow(data, name) if rgb is None else rgb, height, width)
 
@@ -101,7 +112,7 @@ def pixels_of(data: bytes) -> int:
         else:
             return int(height * width)
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(_InFewPieces(data), formats=FORMATS) as image:
             return image.width * image.height
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return MAX_PIXELS + 1
@@ -167,6 +178,26 @@ def _in_order(
         pool.shutdown(cancel_futures=True)
 
 
+class _InFewPieces(BytesIO):
+    """Bytes that are not read in many more pieces than an image has to be."""
+
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self.left = PIECES + len(data) // PIECE_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("it is made of too many small pieces")
+        return super().read(size)
+
+
+def _refuse_scans(data: bytes, name: str) -> None:
+    # Not fewer than there are: metadata may hold these two bytes by chance, once in 64 KiB.
+    if data.startswith(b"\xff\xd8\xff") and data.count(b"\xff\xda") > SCANS + len(data) // 2**15:
+        raise ValueError(f"{name} is a JPEG of more than {SCANS} scans: save it again")
+
+
 def _contents(path: Path) -> bytes:
     try:
         status = path.stat()
@@ -210,7 +241,7 @@ def _decoded_by_pillow(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{name} is an empty file and not an image: replace it")
     try:
         # open() reads the header alone: nothing is decoded before the size is known.
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(_InFewPieces(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(
             f"{name} is not an image in a format that is read ({', '.join(FORMATS)})"

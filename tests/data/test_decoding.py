@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
+from rayreid.benchmark.fuzzing import bombs
 from rayreid.data import decoding
-from rayreid.data.decoding import Broken, decode, decode_all, decode_bytes
+from rayreid.data.decoding import Broken, decode, decode_all, decode_bytes, pixels_of
 
 needs_turbo = pytest.mark.skipif(not decoding.TURBO, reason="simplejpeg is not installed")
 
@@ -391,6 +392,45 @@ def test_the_limit_itself_is_decoded(form: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 799)
     with pytest.raises(ValueError, match="more than 799"):
         decode_bytes(data, "upload", 4, 2)
+
+
+@pytest.mark.usefixtures("turbo")
+@pytest.mark.parametrize(
+    "kind",
+    ["jpeg of 2,000 scans", "jpeg of 70,000 parts", "png of 20,000 parts", "bmp of 100,000 runs"],
+)
+def test_what_takes_long_for_what_it_shows_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"^it is a (JPEG of .* scans|damaged .* small pieces)"):
+        decode_bytes(bombs()[kind], "it", 64, 32)
+    if kind.startswith("png"):
+        assert pixels_of(bombs()[kind]) == 0  # its header is behind them
+
+
+@pytest.mark.usefixtures("turbo")
+def test_what_takes_long_is_an_image_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "SCANS", 10**9)
+    monkeypatch.setattr(decoding, "PIECES", 10**9)
+    for kind in ("jpeg of 2,000 scans", "jpeg of 70,000 parts", "png of 20,000 parts"):
+        assert decode_bytes(bombs()[kind], "it", 64, 32).shape == (64, 32, 3)
+
+
+def test_a_large_image_in_small_parts_is_read() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 700, 3), np.uint8)
+    file = BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "MAXBLOCK", 0)  # parts of as many bytes as a line has
+        Image.fromarray(noise).save(file, "PNG")
+    assert file.getvalue().count(b"IDAT") > 100
+    np.testing.assert_array_equal(decode_bytes(file.getvalue(), "it", 900, 700), noise)
+
+
+@pytest.mark.usefixtures("turbo")
+def test_what_lies_behind_a_picture_is_no_scan() -> None:
+    # A film, of a telephone: bytes like any.
+    film = np.random.default_rng(0).bytes(8_000_000)
+    assert film.count(b"\xff\xda") > decoding.SCANS
+    red = encoded(Image.new("RGB", (16, 16), "red"), "JPEG") + film
+    assert decode_bytes(red, "it", 16, 16)[8, 8, 0] > 250
 
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
