@@ -43,11 +43,17 @@ def people(count: int, crops: int) -> People:
 
 
 def grid(
-    scores: np.ndarray, query: People, gallery: People, rates: tuple[float, ...], rows: int
+    scores: np.ndarray,
+    query: People,
+    gallery: People,
+    rates: tuple[float, ...],
+    rows: int,
+    enrolled: np.ndarray | None = None,
 ) -> tuple[PairScores, GridScores]:
     number = int(max(query[0].max(), gallery[0].max())) + 1
     pairs = PairScores(number, int((query[0][:, None] != gallery[0]).sum()), rates)
-    found = GridScores(pairs, query, gallery, np.ones(len(gallery[0]), bool))
+    kept = np.ones(len(gallery[0]), bool) if enrolled is None else enrolled
+    found = GridScores(pairs, query, gallery, kept)
     for start in range(0, len(scores), rows):
         found.add(start, scores[start : start + rows])
     return pairs, found
@@ -89,6 +95,34 @@ def test_thresholds_of_a_stream_are_those_of_all_pairs_sorted(
     assert np.array_equal(found.own, own)
     assert np.array_equal(found.best[best != found.best], np.full(40, -np.inf))
     assert (np.isinf(found.best).argmax(1) == query[0]).all()
+
+
+@given(data=st.data())
+def test_a_search_knows_the_crops_that_are_enrolled_and_no_others(data: st.DataObject) -> None:
+    def drawn(crops: int) -> People:
+        whole = st.lists(st.integers(0, 3), min_size=crops, max_size=crops)
+        return np.array(data.draw(whole)), np.array(data.draw(whole)) % 2
+
+    query, gallery = drawn(data.draw(st.integers(1, 4))), drawn(data.draw(st.integers(1, 8)))
+    enrolled = np.array(data.draw(st.lists(st.booleans(), min_size=len(gallery[0]),
+                                           max_size=len(gallery[0]))))  # fmt: skip
+    random = np.random.default_rng(data.draw(st.integers(0, 9)))
+    scores = random.standard_normal((len(query[0]), len(gallery[0]))).astype(np.float32)
+    _, found = grid(scores, query, gallery, (0.1,), 3, enrolled)
+    for q, (person, camera) in enumerate(zip(*query, strict=True)):
+        held: dict[int, float] = {}
+        own = -np.inf
+        for g, (other, by) in enumerate(zip(*gallery, strict=True)):
+            if not enrolled[g]:
+                continue
+            if other != person:
+                held[other] = max(held.get(other, -np.inf), scores[q, g])
+            elif by != camera:
+                own = max(own, scores[q, g])
+        assert found.own[q] == own
+        best = dict(zip(found.persons.tolist(), found.best[q].tolist(), strict=True))
+        assert best.pop(person, -np.inf) == -np.inf
+        assert best == held
 
 
 def test_the_sample_is_of_impostors_alone_and_even() -> None:
