@@ -154,7 +154,9 @@ class PairScores:
                     bounds=clopper_pearson(above // scored, pairs),
                     people_bounds=bounds,
                     true_accept_rate=float(passed.mean()),
-                    true_accept_bounds=clopper_pearson(int(passed.sum()), len(passed)),
+                    true_accept_bounds=clopper_pearson(
+                        int(passed.sum()) // scored, len(passed) // scored
+                    ),
                     true_accept_people_bounds=share_bounds(
                         by_person(whose, self.people, passed),
                         by_person(whose, self.people),
