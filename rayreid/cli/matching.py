@@ -73,8 +73,15 @@ def _pairs(crops: Sequence[Path], pairs_file: Path | None) -> list[Pair]:
     if pairs_file is not None:
         if crops:
             raise ValueError("say A and B, or --pairs FILE.CSV, not both")
-        with pairs_file.open(newline="") as file:
-            lines = [line for line in csv.reader(file) if line]
+        try:
+            # With or without the mark that spreadsheets begin such a text with.
+            with pairs_file.open(newline="", encoding="utf-8-sig") as file:
+                lines = [line for line in csv.reader(file) if line]
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError(
+                f"{pairs_file} is no table of pairs; give a CSV in UTF-8 with two files, a,b, "
+                "a line"
+            ) from None
         for number, line in enumerate(lines, 1):
             if len(line) != 2:
                 raise ValueError(
