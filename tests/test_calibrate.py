@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rayreid.__main__ import main
 from rayreid.batch import Census
-from rayreid.calibrate import CalibrationSettings, calibrate, refuse_pairs
+from rayreid.calibrate import CalibrationSettings, _sampled, calibrate, refuse_pairs
 from rayreid.calibration_page import PAGE, page
 from rayreid.checkpoint import Trained, build, load_trained, save_trained
 from rayreid.cli import cli
@@ -19,6 +19,7 @@ from rayreid.data.sources import open_source
 from rayreid.experiment import compose
 from rayreid.gallery import Target
 from rayreid.ranking.calibration import Calibration
+from rayreid.ranking.identification import search_table
 from rayreid.ranking.thresholds import NotEnough, PairThreshold, SearchThreshold
 from rayreid.run import write_json
 from tests.miniature import MINIATURE
@@ -92,6 +93,30 @@ def test_galleries_of_so_many_crops_a_person_have_lower_thresholds_of_searches(
     assert one.search.rates[0].thresholds[0] is not None
     assert one.search.rates[0].thresholds[0] < whole.search.rates[0].thresholds[0]
     assert one.pairs == whole.pairs
+
+
+def test_searches_for_somebody_enrolled_find_the_enrolled_crops_alone(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray] = []
+
+    def kept(best: np.ndarray, own: np.ndarray, *rest: Any) -> Any:
+        told.append(own)
+        return search_table(best, own, *rest)
+
+    monkeypatch.setattr("rayreid.calibrate.search_table", kept)
+    settings = SETTINGS.model_copy(update={"samples": 1})
+    calibrate(trained, SOURCE, settings)
+    scores, query, gallery = all_scores(trained)
+    enrolled = _sampled(gallery.identities, np.ones(len(gallery), bool), settings)
+    own = np.full(len(query), -np.inf)
+    for q in range(len(query)):
+        for g in np.flatnonzero(enrolled):
+            own_camera = gallery.cameras[g] == query.cameras[q]
+            if gallery.identities[g] == query.identities[q] and not own_camera:
+                own[q] = max(own[q], scores[q, g])
+    assert 0 < np.isfinite(own).sum() < len(query), "some are enrolled by the query's own camera"
+    np.testing.assert_allclose(told[0], own, atol=1e-5)
 
 
 def test_an_asymmetric_score_counts_in_both_directions(

@@ -2,17 +2,15 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import click
 
-IMAGES, PAIRS = 128, 3072
-"""Most images, and most pairs, of a request that the verb sends."""
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from rayreid.cli.cutting import IMAGES, Pair, answers
 
-Pair = tuple[Path, Path]
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @click.command()
@@ -36,22 +34,27 @@ def match(crops: tuple[Path, ...], pairs_file: Path | None, url: str, token_file
     A and B are images, or folders of images, each of A with each of B.
     """
     from rayreid.client import Client
+    from rayreid.client.answers import Pairs
 
     pairs = _pairs(crops, pairs_file)
-    rows: list[tuple[Path, Path, float, str]] = []
+    found: dict[int, tuple[Path, Path, float, str]] = {}
     with Client(url, token_file=token_file) as client:
-        for some in _requests(pairs):
-            files = list(dict.fromkeys(file for pair in some for file in pair))
+
+        def ask(some: list[Pair]) -> Pairs:
+            files = list(dict.fromkeys(chain.from_iterable(some)))
             number = {file: index for index, file in enumerate(files)}
-            answer = client.match_pairs(
+            return client.match_pairs(
                 [(number[a], number[b]) for a, b in some],
                 images=files,
                 model=model,
                 false_accept_rate=false_accept_rate,
             )
+
+        for some, answer in answers(ask, pairs):
             scored = zip(some, answer.scores, answer.decisions, strict=True)
-            rows += [(a, b, score, decision) for (a, b), score, decision in scored]
+            found |= {n: (*pairs[n], score, decision) for n, score, decision in scored}
             of = f"model {answer.model}, weights {answer.fingerprint}"
+    rows = [found[n] for n in range(len(pairs))]
     if top:
         rows = [row for few in _by_query(rows).values() for row in few[:top]]
     if as_json:
@@ -70,8 +73,15 @@ def _pairs(crops: Sequence[Path], pairs_file: Path | None) -> list[Pair]:
     if pairs_file is not None:
         if crops:
             raise ValueError("say A and B, or --pairs FILE.CSV, not both")
-        with pairs_file.open(newline="") as file:
-            lines = [line for line in csv.reader(file) if line]
+        try:
+            # With or without the mark that spreadsheets begin such a text with.
+            with pairs_file.open(newline="", encoding="utf-8-sig") as file:
+                lines = [line for line in csv.reader(file) if line]
+        except (UnicodeDecodeError, csv.Error):
+            raise ValueError(
+                f"{pairs_file} is no table of pairs; give a CSV in UTF-8 with two files, a,b, "
+                "a line"
+            ) from None
         for number, line in enumerate(lines, 1):
             if len(line) != 2:
                 raise ValueError(
@@ -108,20 +118,6 @@ def _images(path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{path} holds no images; give a folder with some of {', '.join(ENDINGS)}")
     return found
-
-
-def _requests(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Yield the pairs by requests, in order."""
-    some: list[Pair] = []
-    files: set[Path] = set()
-    for pair in pairs:
-        if some and (len(files | set(pair)) > IMAGES or len(some) >= PAIRS):
-            yield some
-            some, files = [], set()
-        some.append(pair)
-        files |= set(pair)
-    if some:
-        yield some
 
 
 def _by_query(

@@ -114,9 +114,15 @@ def _read(file: Path) -> list[list[str]]:
                 column += ["" if value is None else str(value).strip() for value in values]
             if len(found[0]) > MAX_ROWS:
                 raise ValueError(f"{file} has more than {MAX_ROWS:,} rows: divide it")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text in UTF-8: pairs are {HOLDS}") from None
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is not readable as {kind[1:]}: {reason}") from None
+        if "invalid UTF8" in reason:
+            raise ValueError(f"{file} is no text in UTF-8: pairs are {HOLDS}") from None
+        raise ValueError(
+            f"{file} is not readable as {kind[1:]} ({reason}): pairs are {HOLDS}"
+        ) from None
     if not found[0]:
         raise ValueError(f"{file} has no rows: list a pair in each")
     return found

@@ -31,8 +31,9 @@ def search_table(
 ) -> SearchTable | None:
     """Return the thresholds of searches, by rate and by number of people enrolled.
 
-    ``best`` is -inf for the person on a query, ``own`` that person's best score (-inf: none is
-    enrolled), ``whose`` its number among the ``drawn``. None where nobody else is enrolled.
+    ``best`` is -inf for the person on a query, ``own`` the best score of that person's crops that
+    are enrolled (-inf: none is), ``whose`` its number among the ``drawn``. None where nobody else
+    is enrolled.
     """
     every = max(1, -(-best.size // MOST_CELLS))
     best, own, whose = best[::every], own[::every], whose[::every]

@@ -154,7 +154,9 @@ class PairScores:
                     bounds=clopper_pearson(above // scored, pairs),
                     people_bounds=bounds,
                     true_accept_rate=float(passed.mean()),
-                    true_accept_bounds=clopper_pearson(int(passed.sum()), len(passed)),
+                    true_accept_bounds=clopper_pearson(
+                        int(passed.sum()) // scored, len(passed) // scored
+                    ),
                     true_accept_people_bounds=share_bounds(
                         by_person(whose, self.people, passed),
                         by_person(whose, self.people),
@@ -170,7 +172,8 @@ class GridScores:
 
     People are numbered from 0, the same on either side; crops of a person by the same camera are
     no pair. Of each query the best score of each person enrolled is kept, and that of the own one.
-    ``enrolled`` says which crops of the gallery searches go through: distractors are nobody.
+    ``enrolled`` says which crops of the gallery searches go through, those for the own person as
+    well: distractors are nobody, and of a person only some crops may be enrolled.
     """
 
     def __init__(
@@ -180,7 +183,7 @@ class GridScores:
         gallery: tuple[Int64[np.ndarray, " g"], Int64[np.ndarray, " g"]],
         enrolled: Bool[np.ndarray, " g"],
     ):
-        self.pairs, self._query, self._gallery = pairs, query, gallery
+        self.pairs, self._query, self._gallery, self._enrolled = pairs, query, gallery, enrolled
         columns = np.flatnonzero(enrolled)
         order = np.argsort(gallery[0][columns], kind="stable")
         self._columns = columns[order]
@@ -189,7 +192,8 @@ class GridScores:
         self.best = np.full((len(query[0]), len(persons)), -np.inf, np.float32)
         """Of each query and person enrolled; -inf of the person who is searched for."""
         self.own = np.full(len(query[0]), -np.inf, np.float32)
-        """Of each query, of the person who is searched for; -inf where there is no other camera."""
+        """Of each query, of the crops of the person who is searched for that are enrolled and by
+        other cameras; -inf where there are none."""
         cells = len(query[0]) * len(gallery[0])
         stride = max(1, cells // _SAMPLE)
         while gcd(stride, len(gallery[0])) > 1:
@@ -223,7 +227,7 @@ class GridScores:
         sampled = slice(first, None, self._stride)
         self._sampled.append(block.ravel()[sampled][~same.ravel()[sampled]])
         rows = slice(start, start + len(block))
-        self.own[rows] = np.where(genuine, block, -np.inf).max(1)
+        self.own[rows] = np.where(genuine & self._enrolled, block, -np.inf).max(1)
         if len(self.persons):
             best = np.maximum.reduceat(block[:, self._columns], self._starts, axis=1)
             self.best[rows] = np.where(people[:, None] == self.persons, -np.inf, best)

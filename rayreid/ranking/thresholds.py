@@ -75,7 +75,8 @@ class SearchRate(Settings):
     people_bounds: Bounds | None
     """Of the rate at the last of them, by drawing the people searched for again."""
     identified: float | None
-    """Share of the searches for somebody enrolled whose own person passes the last of them."""
+    """Share of the searches for somebody enrolled, by another camera than the query's, whose own
+    person passes the last of them."""
 
 
 class SearchTable(Settings):

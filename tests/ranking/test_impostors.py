@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from rayreid.ranking import impostors
-from rayreid.ranking.confidence import by_person, drawn_people
+from rayreid.ranking.confidence import by_person, clopper_pearson, drawn_people
 from rayreid.ranking.impostors import GridScores, OwnedHighest, PairScores
 from rayreid.ranking.thresholds import NotEnough, PairThreshold
 
@@ -43,11 +43,17 @@ def people(count: int, crops: int) -> People:
 
 
 def grid(
-    scores: np.ndarray, query: People, gallery: People, rates: tuple[float, ...], rows: int
+    scores: np.ndarray,
+    query: People,
+    gallery: People,
+    rates: tuple[float, ...],
+    rows: int,
+    enrolled: np.ndarray | None = None,
 ) -> tuple[PairScores, GridScores]:
     number = int(max(query[0].max(), gallery[0].max())) + 1
     pairs = PairScores(number, int((query[0][:, None] != gallery[0]).sum()), rates)
-    found = GridScores(pairs, query, gallery, np.ones(len(gallery[0]), bool))
+    kept = np.ones(len(gallery[0]), bool) if enrolled is None else enrolled
+    found = GridScores(pairs, query, gallery, kept)
     for start in range(0, len(scores), rows):
         found.add(start, scores[start : start + rows])
     return pairs, found
@@ -89,6 +95,80 @@ def test_thresholds_of_a_stream_are_those_of_all_pairs_sorted(
     assert np.array_equal(found.own, own)
     assert np.array_equal(found.best[best != found.best], np.full(40, -np.inf))
     assert (np.isinf(found.best).argmax(1) == query[0]).all()
+
+
+@given(data=st.data())
+def test_a_search_knows_the_crops_that_are_enrolled_and_no_others(data: st.DataObject) -> None:
+    def drawn(crops: int) -> People:
+        whole = st.lists(st.integers(0, 3), min_size=crops, max_size=crops)
+        return np.array(data.draw(whole)), np.array(data.draw(whole)) % 2
+
+    query, gallery = drawn(data.draw(st.integers(1, 4))), drawn(data.draw(st.integers(1, 8)))
+    enrolled = np.array(data.draw(st.lists(st.booleans(), min_size=len(gallery[0]),
+                                           max_size=len(gallery[0]))))  # fmt: skip
+    random = np.random.default_rng(data.draw(st.integers(0, 9)))
+    scores = random.standard_normal((len(query[0]), len(gallery[0]))).astype(np.float32)
+    _, found = grid(scores, query, gallery, (0.1,), 3, enrolled)
+    for q, (person, camera) in enumerate(zip(*query, strict=True)):
+        held: dict[int, float] = {}
+        own = -np.inf
+        for g, (other, by) in enumerate(zip(*gallery, strict=True)):
+            if not enrolled[g]:
+                continue
+            if other != person:
+                held[other] = max(held.get(other, -np.inf), scores[q, g])
+            elif by != camera:
+                own = max(own, scores[q, g])
+        assert found.own[q] == own
+        best = dict(zip(found.persons.tolist(), found.best[q].tolist(), strict=True))
+        assert best.pop(person, -np.inf) == -np.inf
+        assert best == held
+
+
+def told_of_pairs(genuine: np.ndarray, impostor: np.ndarray, scored: int) -> PairThreshold:
+    """Return the threshold of 0.1 of pairs whose scores, one a direction, are [pairs, scored]."""
+    pairs = PairScores(4, impostor.size, (0.1,))
+    first = np.arange(impostor.size) % 3
+    pairs.add_genuine(genuine.ravel(), np.arange(genuine.size) % 4)
+    pairs.add_impostors(impostor.ravel(), first, first + 1)
+    listed = pairs.owners(first, first + 1)
+    (told,) = pairs.thresholds((0.1,), drawn_people(4, 2), None, listed, scored=scored)
+    assert isinstance(told, PairThreshold)
+    return told
+
+
+@given(genuine=st.integers(1, 60), seed=st.integers(0, 99))
+def test_a_pair_that_was_scored_twice_alike_is_one_pair(genuine: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    same = random.standard_normal((genuine, 1)).astype(np.float32) + 1
+    different = random.standard_normal((200, 1)).astype(np.float32)
+    once = told_of_pairs(same, different, 1)
+    twice = told_of_pairs(np.repeat(same, 2, 1), np.repeat(different, 2, 1), 2)
+    assert (once.threshold, once.true_accept_rate) == (twice.threshold, twice.true_accept_rate)
+    assert once.bounds == twice.bounds
+    assert once.true_accept_bounds == twice.true_accept_bounds
+    passed = int((same > once.threshold).sum())
+    assert once.true_accept_bounds == clopper_pearson(passed, genuine)
+
+
+def test_bounds_hold_the_true_rates_where_each_pair_was_scored_in_both_directions() -> None:
+    random = np.random.default_rng(0)
+    trials, noise = 300, 0.1
+    held = {"true accept": 0, "false accept": 0}
+    for _ in range(trials):
+        same, different = (
+            (mean + random.standard_normal((n, 1)) + noise * random.standard_normal((n, 2))).astype(
+                np.float32
+            )
+            for mean, n in ((1, 200), (0, 1000))
+        )
+        told = told_of_pairs(same, different, 2)
+        above = norm.sf(told.threshold, (1, 0), (1 + noise**2) ** 0.5)
+        kinds = zip(held, (told.true_accept_bounds, told.bounds), above, strict=True)
+        for kind, bounds, true in kinds:
+            held[kind] += bounds[0] <= true <= bounds[1]
+    # 95 % of 300, less three standard deviations; all scores as pairs hold it in 87 %.
+    assert min(held.values()) >= trials * 0.95 - 3 * (trials * 0.05 * 0.95) ** 0.5, held
 
 
 def test_the_sample_is_of_impostors_alone_and_even() -> None:
