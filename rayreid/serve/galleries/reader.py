@@ -1,14 +1,10 @@
 """Galleries as a process that searches them holds them: in memory, read from the store itself."""
 
 from collections import OrderedDict
+from contextlib import suppress
 
 from rayreid.serve.galleries.opening import open_store
-from rayreid.serve.galleries.records import (
-    ConflictError,
-    GalleryLimits,
-    MissingError,
-    UnavailableError,
-)
+from rayreid.serve.galleries.records import GalleryError, GalleryLimits, UnavailableError
 from rayreid.serve.galleries.snapshot import Model, Snapshot
 from rayreid.serve.galleries.store import Store
 
@@ -51,20 +47,22 @@ class Reader:
             while self.snapshots and size + self._bytes() > self.most_bytes:
                 self.snapshots.popitem(last=False)
             known.refresh(self.store, name)
-        except (MissingError, ConflictError):
-            # It was deleted, and another may have been made for another model.
+        except GalleryError:
+            # Deleted, made anew for another model, grown too large, broken, out of reach: what is
+            # held of it cannot be brought up to date, and is not kept as it was.
             self.snapshots.pop(name, None)
             raise
         self.snapshots[name] = known
         return known
 
     def forget(self) -> None:
-        """Bring all that is held up to date, so that nothing which was erased is held."""
+        """Bring all that is held up to date, so that nothing which was erased is held.
+
+        What cannot be brought up to date is let go.
+        """
         for name in list(self.snapshots):
-            try:
+            with suppress(GalleryError):
                 self.snapshot(name)
-            except (MissingError, ConflictError):
-                continue
 
     def close(self) -> None:
         """Let go of everything."""

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import Field
 
@@ -119,6 +119,12 @@ class Sample:
             checked_name("a camera", self.camera)
         if self.time is not None and self.time.tzinfo is None:
             raise UnreadableError(f"the time of sample {self.id!r} names no zone; end it with Z")
+        try:
+            _ = self.time and self.time.astimezone(UTC)
+        except OverflowError:
+            raise UnreadableError(
+                f"the time of sample {self.id!r} is outside of the years 1 to 9999 in UTC"
+            ) from None
         for tag in self.tags:
             checked_name("a tag", tag)
 
