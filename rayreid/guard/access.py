@@ -12,30 +12,10 @@ from rayreid.guard.answers import LATER, Refused, answer, request_id
 from rayreid.guard.audit import Audit
 from rayreid.guard.origins import foreign_host, foreign_page
 from rayreid.guard.rates import Rates
+from rayreid.guard.scopes import Permit, has_control_characters, is_named, needed
 from rayreid.guard.tokens import Token, Tokens
 
 log = logging.getLogger(__name__)
-
-OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-"""Paths for everybody, with the page's files."""
-PAGE = "/page/"
-
-_ERASING = frozenset({"DELETE"})
-
-
-def needed(method: str, path: str, *, metrics_open: bool = False) -> kept.Scope | None:
-    """Return the scope that a request needs; None for what is open to everybody.
-
-    What the table does not know needs a token too: a route that is added later is not open by
-    oversight.
-    """
-    path = path.rstrip("/") or "/"
-    if path in OPEN or path.startswith(PAGE) or (path == "/metrics" and metrics_open):
-        return None
-    if path == "/v1/galleries" or path.startswith("/v1/galleries/"):
-        erases = method in _ERASING or path.endswith("/purge")
-        return kept.Scope.ERASE if erases else kept.Scope.ENROL
-    return kept.Scope.MATCH
 
 
 class Guard:
@@ -74,6 +54,7 @@ class Guard:
         scope["path_params"] = {}
         scope_needed = needed(scope["method"], scope["path"], metrics_open=self.loopback)
         token, refused = self._admit(scope, scope_needed)
+        scope["state"] = {**scope.get("state", {}), "permit": self._permit(token)}
         written = scope_needed is None or self.audit is None
 
         def write(status: int) -> None:
@@ -123,6 +104,8 @@ class Guard:
         self, scope: Scope, scope_needed: kept.Scope | None
     ) -> tuple[Token | None, Refused | None]:
         """Return who asks, and why they may not, or None where they may."""
+        if has_control_characters(scope["path"]):
+            return None, _NOTHING
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         hosts, origins = _values(headers, b"host"), _values(headers, b"origin")
         if len(hosts) > 1:
@@ -157,12 +140,21 @@ class Guard:
                 ((b"retry-after", b"%d" % math.ceil(wait)),),
             )
         if scope_needed not in token.scopes:
+            if not is_named(scope["method"], scope["path"]):
+                return token, _NOTHING
             return token, Refused(
                 403, f"the token's scopes do not include {scope_needed!s}, which this needs"
             )
         return token, None
 
+    def _permit(self, token: Token | None) -> Permit:
+        """Return what a caller may reach, whatever the router makes of the path."""
+        if self.tokens is None:
+            return Permit(None)
+        return Permit(frozenset(token.scopes if token else ()), metrics_open=self.loopback)
 
+
+_NOTHING = Refused(404, "there is nothing at this path for this method")
 _UNWRITTEN = Refused(503, "the audit log cannot be written; try again later", LATER)
 
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from rayreid.guard import tokens as kept
-from rayreid.guard.access import Guard, needed
+from rayreid.guard.access import Guard
 from rayreid.guard.audit import Audit
 from rayreid.guard.origins import foreign_host, foreign_page, is_loopback
 from rayreid.guard.rates import Rates
@@ -67,47 +67,6 @@ def asker(**settings: Any) -> Ask:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.json"
-
-
-ROUTES = {
-    ("GET", "/healthz"): None,
-    ("GET", "/readyz"): None,
-    ("GET", "/"): None,
-    ("GET", "/openapi.json"): None,
-    ("GET", "/page/script.js"): None,
-    ("GET", "/metrics"): Scope.MATCH,
-    ("GET", "/v1/models"): Scope.MATCH,
-    ("POST", "/v1/embed"): Scope.MATCH,
-    ("POST", "/v1/match/pairs"): Scope.MATCH,
-    ("POST", "/v1/match/search"): Scope.MATCH,
-    ("POST", "/v1/explain/pair"): Scope.MATCH,
-    ("POST", "/v1/galleries"): Scope.ENROL,
-    ("GET", "/v1/galleries"): Scope.ENROL,
-    ("GET", "/v1/galleries/g"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/samples"): Scope.ENROL,
-    ("GET", "/v1/galleries/g/samples"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g/samples/s"): Scope.ERASE,
-    ("GET", "/v1/galleries/g/identities/i"): Scope.ENROL,
-    ("PATCH", "/v1/galleries/g/identities/i"): Scope.ENROL,
-    ("POST", "/v1/galleries/g/identities/i/merge"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g/identities/i"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/purge"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/purge/"): Scope.ERASE,
-    ("GET", "/v2/whatever"): Scope.MATCH,
-    ("GET", "//healthz"): Scope.MATCH,
-    ("GET", "/healthz/../v1/models"): Scope.MATCH,
-}
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_need_their_scopes(method: str, path: str) -> None:
-    assert needed(method, path) == ROUTES[method, path]
-
-
-def test_metrics_are_open_on_loopback_alone() -> None:
-    assert needed("GET", "/metrics", metrics_open=True) is None
-    assert needed("GET", "/metrics/", metrics_open=False) == Scope.MATCH
 
 
 def test_no_token_no_answer(path: Path) -> None:
