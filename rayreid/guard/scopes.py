@@ -35,10 +35,9 @@ NEEDED = {
 STRONGEST = Scope.ERASE
 """What a request needs that no rule names: a route that is added later is closed by oversight."""
 
-_PATTERNS = [
-    (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(rule))), scope)
-    for rule, scope in NEEDED.items()
-]
+_PATTERNS = {
+    rule: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(rule))) for rule in NEEDED
+}
 _PAGE = re.compile(r"/page/[A-Za-z0-9_.-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -51,13 +50,23 @@ def needed(method: str, path: str, *, metrics_open: bool = False) -> Scope | Non
     path = path.rstrip("/") or "/"
     if _is_open(path) or (path == "/metrics" and metrics_open):
         return None
-    return _by_rule(method, path) or STRONGEST
+    rule, _ = rule_of(method, path)
+    return NEEDED[rule] if rule else STRONGEST
 
 
 def is_named(method: str, path: str) -> bool:
     """Return whether a rule says what a request needs, or it is open."""
     path = path.rstrip("/") or "/"
-    return _is_open(path) or _by_rule(method, path) is not None
+    return _is_open(path) or rule_of(method, path)[0] is not None
+
+
+def rule_of(method: str, path: str) -> tuple[str | None, dict[str, str]]:
+    """Return the rule of `NEEDED` that a request falls under, and the names in its path."""
+    asked = f"{method} {path.rstrip('/')}"
+    for rule, pattern in _PATTERNS.items():
+        if found := pattern.fullmatch(asked):
+            return rule, found.groupdict()
+    return None, {}
 
 
 def has_control_characters(path: str) -> bool:
@@ -89,8 +98,3 @@ class Permit:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or _PAGE.fullmatch(path) is not None
-
-
-def _by_rule(method: str, path: str) -> Scope | None:
-    asked = f"{method} {path}"
-    return next((scope for pattern, scope in _PATTERNS if pattern.fullmatch(asked)), None)
