@@ -26,7 +26,8 @@ CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SETTINGS = "RAYREID_DOOR"
 """JSON of `DoorSettings` that differ."""
 
-ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", "/metrics"})
+METRICS = "/metrics"
+ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", METRICS})
 """Paths that say how the service is, which must be told when it is busy above all."""
 
 _STEERING = (
@@ -71,16 +72,16 @@ class Entrance:
         id = request_id(scope["headers"])
         scope["headers"] = with_id(scope["headers"], id, without=_STEERING)
         if self._is_full(scope):
-            await answer(send, _FULL, id)
+            await self._refuse(send, "requests", _FULL, id)
             return
         sender = getattr(receive, "__self__", None)
         body = _Body(self, sender, receive)
         try:
-            refused = await body.read(scope)
+            reason, refused = await body.read(scope) or ("", None)
             if refused is None and body.whole is not None and self._is_full(scope):
-                refused = _FULL  # it was not when the body began to arrive
+                reason, refused = "requests", _FULL  # it was not when the body began to arrive
             if refused is not None:
-                await answer(send, refused, id)
+                await self._refuse(send, reason, refused, id)
             elif body.whole is not None:
                 await self._pass(scope, body, send, id)
         finally:
@@ -89,13 +90,24 @@ class Entrance:
     def _is_full(self, scope: Scope) -> bool:
         return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
 
+    async def _refuse(self, send: Send, reason: str, refused: Refused, id: str) -> None:
+        """Answer in place of the service, and count it: nobody behind the door can."""
+        Door.counts.refuse(reason, refused.status)
+        await answer(send, refused, id)
+
+    def _counted(self, connection: Door | None) -> bytes:
+        """Return what the door counts, for an answer of the service about its own counts."""
+        there = len(connection.connections) if connection is not None else 0
+        return Door.counts.text(connections=there, requests=self.passed, held_bytes=self.held)
+
     async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
         """Pass on a whole request, and see that there is one answer, in the service's form."""
         started = silenced = False
+        added = b""
         self.passed += 1
 
         async def send_in_form(message: Message) -> None:
-            nonlocal started, silenced
+            nonlocal started, silenced, added
             if message["type"] == "http.response.start":
                 started = True
                 # What is done is no longer at work, however slowly the client takes it.
@@ -105,9 +117,14 @@ class Entrance:
                 kinds = [value for name, value in headers if name == b"content-type"]
                 if status >= 400 and b"application/json" not in kinds:
                     silenced = True
-                    await answer(send, _told(status, headers), id)
+                    await self._refuse(send, "serve", _told(status, headers), id)
                     return
+                if status == 200 and scope["path"] == METRICS:
+                    added = self._counted(_connection(body.sender))
+                    headers = _longer(headers, len(added))
                 message = {**message, "headers": headers}
+            elif added and not message.get("more_body", False):
+                message = {**message, "body": message.get("body", b"") + added}
             if not silenced:
                 await send(message)
 
@@ -118,7 +135,7 @@ class Entrance:
         if not started and not body.gone:
             # Serve says nothing where a replica died under a request.
             log.warning("request %s was lost with its replica", id)
-            await answer(send, _told(503, []), id)
+            await self._refuse(send, "lost", _told(503, []), id)
 
 
 class _Body:
@@ -129,10 +146,10 @@ class _Body:
         self.size, self.gone = 0, False
         self.whole: bytes | None = None
 
-    async def read(self, scope: Scope) -> Refused | None:
+    async def read(self, scope: Scope) -> tuple[str, Refused] | None:
         """Read the body; return why it is refused, or None: it is whole then, or nobody's."""
         most = self.settings.body_bytes
-        too_large = Refused(413, f"the body is larger than {most} bytes")
+        too_large = "body_bytes", Refused(413, f"the body is larger than {most} bytes")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
             return too_large
@@ -154,13 +171,13 @@ class _Body:
                     if self.size > most:
                         return too_large
                     if self.door.held > self.settings.held_bytes:
-                        return Refused(
-                            503, "too much is being sent at once; try again later", LATER
-                        )  # fmt: skip
+                        return "held_bytes", _HELD
                     parts.append(part)
         except TimeoutError:
             seconds = self.settings.body_seconds
-            return Refused(408, f"the body took longer than {seconds:g} s to arrive", _CLOSE)
+            return "body_seconds", Refused(
+                408, f"the body took longer than {seconds:g} s to arrive", _CLOSE
+            )
         finally:
             if connection is not None:
                 connection.release()
@@ -179,6 +196,16 @@ class _Body:
 
 _CLOSE = ((b"connection", b"close"),)
 _FULL = Refused(503, "too many requests are waiting; try again later", LATER)
+
+_HELD = Refused(503, "too much is being sent at once; try again later", LATER)
+
+
+def _longer(headers: list[tuple[bytes, bytes]], more: int) -> list[tuple[bytes, bytes]]:
+    """Return headers of a body that becomes longer."""
+    return [
+        (name, b"%d" % (int(value) + more) if name == b"content-length" else value)
+        for name, value in headers
+    ]
 
 
 def _connection(cycle: object) -> Door | None:
