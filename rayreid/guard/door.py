@@ -11,12 +11,15 @@ import http
 import json
 import logging
 import os
+import time
 from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayreid.guard.answers import LATER, Refused, answer, request_id, with_id
+from rayreid.guard.answers import LATER, Refused, answer, request_id, server_timing, with_id
 from rayreid.guard.connections import Door, DoorSettings, bounded
 from rayreid.settings import checked
 
@@ -70,9 +73,10 @@ class Entrance:
             await self.app(scope, receive, send)
             return
         id = request_id(scope["headers"])
+        asked = _Asked(id, time.perf_counter())
         scope["headers"] = with_id(scope["headers"], id, without=_STEERING)
         if self._is_full(scope):
-            await self._refuse(send, "requests", _FULL, id)
+            await self._refuse(send, "requests", _FULL, asked)
             return
         sender = getattr(receive, "__self__", None)
         body = _Body(self, sender, receive)
@@ -81,26 +85,28 @@ class Entrance:
             if refused is None and body.whole is not None and self._is_full(scope):
                 reason, refused = "requests", _FULL  # it was not when the body began to arrive
             if refused is not None:
-                await self._refuse(send, reason, refused, id)
+                await self._refuse(send, reason, refused, asked)
             elif body.whole is not None:
-                await self._pass(scope, body, send, id)
+                await self._pass(scope, body, send, asked)
         finally:
             self.held -= body.size
 
     def _is_full(self, scope: Scope) -> bool:
         return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
 
-    async def _refuse(self, send: Send, reason: str, refused: Refused, id: str) -> None:
+    async def _refuse(self, send: Send, reason: str, refused: Refused, asked: "_Asked") -> None:
         """Answer in place of the service, and count it: nobody behind the door can."""
         Door.counts.refuse(reason, refused.status)
-        await answer(send, refused, id)
+        took = server_timing(time.perf_counter() - asked.began).encode()
+        timed = replace(refused, headers=(*refused.headers, (b"server-timing", took)))
+        await answer(send, timed, asked.id)
 
     def _counted(self, connection: Door | None) -> bytes:
         """Return what the door counts, for an answer of the service about its own counts."""
         there = len(connection.connections) if connection is not None else 0
         return Door.counts.text(connections=there, requests=self.passed, held_bytes=self.held)
 
-    async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
+    async def _pass(self, scope: Scope, body: "_Body", send: Send, asked: "_Asked") -> None:
         """Pass on a whole request, and see that there is one answer, in the service's form."""
         started = silenced = False
         added = b""
@@ -117,7 +123,7 @@ class Entrance:
                 kinds = [value for name, value in headers if name == b"content-type"]
                 if status >= 400 and b"application/json" not in kinds:
                     silenced = True
-                    await self._refuse(send, "serve", _told(status, headers), id)
+                    await self._refuse(send, "serve", _told(status, headers), asked)
                     return
                 if status == 200 and scope["path"] == METRICS:
                     added = self._counted(_connection(body.sender))
@@ -134,8 +140,15 @@ class Entrance:
             self.passed -= not started
         if not started and not body.gone:
             # Serve says nothing where a replica died under a request.
-            log.warning("request %s was lost with its replica", id)
-            await self._refuse(send, "lost", _told(503, []), id)
+            log.warning("request %s was lost with its replica", asked.id)
+            await self._refuse(send, "lost", _told(503, []), asked)
+
+
+class _Asked(NamedTuple):
+    """A request's id, and when it began to arrive."""
+
+    id: str
+    began: float
 
 
 class _Body:

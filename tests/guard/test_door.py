@@ -343,6 +343,7 @@ def test_a_request_that_its_replica_took_along_is_answered(port: int) -> None:
     answer = send(port, request().replace(b"POST /", b"POST /lost"))
     assert status(answer) == 503
     assert b"retry-after: 1" in answer
+    assert b"server-timing: total;dur=" in answer
 
 
 def test_settings_come_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
