@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rayreid.guard import tokens as kept
 from rayreid.guard.answers import LATER, Refused, answer, request_id
 from rayreid.guard.audit import Audit
+from rayreid.guard.callers import ACCEPTED, NO, YES
 from rayreid.guard.origins import foreign_host, foreign_page
 from rayreid.guard.rates import Rates
 from rayreid.guard.record import Record
@@ -56,6 +57,7 @@ class Guard:
         scope_needed = needed(scope["method"], scope["path"], metrics_open=self.loopback)
         token, refused = self._admit(scope, scope_needed)
         scope["state"] = {**scope.get("state", {}), "permit": self._permit(token)}
+        send = self._telling(send, token, refused)
         if self.audit is None or scope_needed is None:
             await self._pass(scope, receive, send, refused, id)
             return
@@ -165,6 +167,21 @@ class Guard:
                 403, f"the token's scopes do not include {scope_needed!s}, which this needs"
             )
         return token, None
+
+    def _telling(self, send: Send, token: Token | None, refused: Refused | None) -> Send:
+        """Return what tells the door, with the answer, whether this caller was accepted."""
+        accepted = token is not None or (self.tokens is None and refused is None)
+        unknown = refused is not None and refused.status == 401
+        if not (accepted or unknown):
+            return send
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (ACCEPTED, YES if accepted else NO)]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return telling
 
     def _permit(self, token: Token | None) -> Permit:
         """Return what a caller may reach, whatever the router makes of the path."""

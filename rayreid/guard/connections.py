@@ -38,6 +38,9 @@ class DoorSettings(Settings):
     """Longest that a body may take to arrive."""
     held_bytes: int = Field(512 * MIB, ge=1)
     """Most bytes of bodies held at once; further requests are told to come back."""
+    strangers_bytes: int = Field(128 * MIB, ge=1)
+    """Most of these for callers whose token was not accepted yet, so that the rest is always for
+    those whose was."""
     requests: int = Field(96, ge=1)
     """Most requests passed on at once; further ones are told to come back here, where that costs
     least. By default a few more than the application admits and lets wait."""

@@ -10,6 +10,7 @@ REFUSED = {
     "connections": 503,  # there were too many
     "requests": 503,  # too many were at work
     "held_bytes": 503,  # bodies held too much
+    "strangers_bytes": 503,  # those of callers that are not known did
     "lost": 503,  # a replica died under it
     "body_bytes": 413,
     "body_seconds": 408,

@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayreid.guard.answers import LATER, Refused, answer, request_id, server_timing, with_id
+from rayreid.guard.callers import ACCEPTED, Callers
 from rayreid.guard.connections import Door, DoorSettings, bounded
 from rayreid.settings import checked
 
@@ -65,7 +66,8 @@ class Entrance:
 
     def __init__(self, app: ASGIApp, settings: DoorSettings):
         self.app, self.settings = app, settings
-        self.held = self.passed = 0
+        self.held = self.strangers = self.passed = 0
+        self.callers = Callers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on once it is whole."""
@@ -79,7 +81,7 @@ class Entrance:
             await self._refuse(send, "requests", _FULL, asked)
             return
         sender = getattr(receive, "__self__", None)
-        body = _Body(self, sender, receive)
+        body = _Body(self, sender, receive, is_known=self.callers.is_known(scope["headers"]))
         try:
             reason, refused = await body.read(scope) or ("", None)
             if refused is None and body.whole is not None and self._is_full(scope):
@@ -89,7 +91,7 @@ class Entrance:
             elif body.whole is not None:
                 await self._pass(scope, body, send, asked)
         finally:
-            self.held -= body.size
+            body.let_go()
 
     def _is_full(self, scope: Scope) -> bool:
         return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
@@ -120,6 +122,8 @@ class Entrance:
                 self.passed -= 1
                 status = message["status"]
                 headers = _once(message.get("headers", ()), b"x-request-id")
+                headers, accepted = _taken(headers, ACCEPTED)
+                self.callers.learn(scope["headers"], accepted)
                 kinds = [value for name, value in headers if name == b"content-type"]
                 if status >= 400 and b"application/json" not in kinds:
                     silenced = True
@@ -154,9 +158,9 @@ class _Asked(NamedTuple):
 class _Body:
     """A request's body, on its way from the client."""
 
-    def __init__(self, door: Entrance, sender: object, receive: Receive):
+    def __init__(self, door: Entrance, sender: object, receive: Receive, *, is_known: bool):
         self.door, self.settings, self.sender, self.client = door, door.settings, sender, receive
-        self.size, self.gone = 0, False
+        self.size, self.gone, self.is_known = 0, False, is_known
         self.whole: bytes | None = None
 
     async def read(self, scope: Scope) -> tuple[str, Refused] | None:
@@ -179,12 +183,13 @@ class _Body:
                     part, more = message.get("body", b""), message.get("more_body", False)
                     if more and connection is not None:
                         connection.hold()
-                    self.size += len(part)
-                    self.door.held += len(part)
+                    self._hold(len(part))
                     if self.size > most:
                         return too_large
                     if self.door.held > self.settings.held_bytes:
                         return "held_bytes", _HELD
+                    if not self.is_known and self.door.strangers > self.settings.strangers_bytes:
+                        return "strangers_bytes", _HELD
                     parts.append(part)
         except TimeoutError:
             seconds = self.settings.body_seconds
@@ -196,6 +201,15 @@ class _Body:
                 connection.release()
         self.whole = b"".join(parts)
         return None
+
+    def let_go(self) -> None:
+        """Count as held no longer."""
+        self._hold(-self.size)
+
+    def _hold(self, size: int) -> None:
+        self.size += size
+        self.door.held += size
+        self.door.strangers += 0 if self.is_known else size
 
     async def receive(self) -> Message:
         """Give the body as one message, and then what the client does next: it goes away."""
@@ -211,6 +225,14 @@ _CLOSE = ((b"connection", b"close"),)
 _FULL = Refused(503, "too many requests are waiting; try again later", LATER)
 
 _HELD = Refused(503, "too much is being sent at once; try again later", LATER)
+
+
+def _taken(
+    headers: list[tuple[bytes, bytes]], name: bytes
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers without one, and what it said."""
+    said = b"".join(value for key, value in headers if key == name)
+    return [pair for pair in headers if pair[0] != name], said
 
 
 def _longer(headers: list[tuple[bytes, bytes]], more: int) -> list[tuple[bytes, bytes]]:
