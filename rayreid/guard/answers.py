@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import Send
@@ -37,6 +37,12 @@ async def answer(send: Send, refused: Refused, id: str) -> None:
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def server_timing(total: float, stages: Mapping[str, float] | None = None) -> str:
+    """Return seconds as a ``Server-Timing`` header tells them: milliseconds by name."""
+    named = {"total": total, **(stages or {})}
+    return ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in named.items())
 
 
 def request_id(headers: Headers) -> str:

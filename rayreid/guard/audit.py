@@ -1,7 +1,8 @@
 """The audit log: who asked for what, and what came of it; of people only what tells nobody.
 
 A line of JSON for each request: time, request id, token's name, client's address, the scope it
-needed, method, route as a template, status, milliseconds. Never images, embeddings, tokens, nor
+needed, method, route as a template, status, milliseconds; before it one with the status null, where
+the request may change what is kept. Never images, embeddings, tokens, nor
 the names in a path: these are keyed hashes, so that who has the key can ask about one name, a
 search for an erased name finds nothing, and whoever deletes the key has erased them all.
 """
@@ -55,15 +56,21 @@ class Audit:
         return hmac.new(self.key, name.encode(), hashlib.sha256).hexdigest()[:16]
 
     def about(self, name: str) -> Iterator[dict[str, object]]:
-        """Yield the entries that concern a name, oldest first."""
+        """Yield the entries that concern a name, oldest first.
+
+        That a request began is among them where nothing tells how it ended.
+        """
         wanted = self.pseudonym(name)
         files = [self._aside(number) for number in range(self.kept, 0, -1)] + [self.path]
+        found: list[dict[str, object]] = []
         for file in files:
             if file.exists():
-                for line in file.read_text().splitlines():
-                    entry = json.loads(line)
-                    if wanted in entry.values():
-                        yield entry
+                entries = map(json.loads, file.read_text().splitlines())
+                found += [entry for entry in entries if wanted in entry.values()]
+        ended = {_request(entry) for entry in found if entry.get("status") is not None}
+        for entry in found:
+            if entry.get("status") is not None or _request(entry) not in ended:
+                yield entry
 
     def _put_aside(self) -> None:
         for number in range(self.kept, 0, -1):
@@ -73,6 +80,11 @@ class Audit:
 
     def _aside(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
+
+
+def _request(entry: Mapping[str, object]) -> tuple[object, ...]:
+    """Return what the two lines of a request have in common."""
+    return tuple(entry.get(key) for key in ("request_id", "time", "method", "client"))
 
 
 def _opened(path: Path) -> int:

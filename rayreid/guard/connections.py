@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from rayreid.guard.counts import REFUSED, Counts
 from rayreid.settings import Settings
 
 MIB = 2**20
@@ -37,6 +38,9 @@ class DoorSettings(Settings):
     """Longest that a body may take to arrive."""
     held_bytes: int = Field(512 * MIB, ge=1)
     """Most bytes of bodies held at once; further requests are told to come back."""
+    strangers_bytes: int = Field(128 * MIB, ge=1)
+    """Most of these for callers whose token was not accepted yet, so that the rest is always for
+    those whose was."""
     requests: int = Field(96, ge=1)
     """Most requests passed on at once; further ones are told to come back here, where that costs
     least. By default a few more than the application admits and lets wait."""
@@ -60,9 +64,7 @@ class Door(HttpToolsProtocol):
     idle: ClassVar[dict["Door", None]] = {}
     sending: ClassVar[dict["Door", None]] = {}
     taking: ClassVar[dict["Door", None]] = {}
-    refused: ClassVar[int] = 0
-    evicted: ClassVar[int] = 0
-    given_up: ClassVar[int] = 0
+    counts: ClassVar[Counts] = Counts()
 
     start_bytes = 0
     in_start = True
@@ -78,10 +80,9 @@ class Door(HttpToolsProtocol):
         if len(self.connections) > self.settings.connections:
             oldest = next(chain(self.waiting, self.idle, self.sending, self.taking), None)
             if oldest is None:
-                Door.refused += 1
-                self._refuse(503, "too many connections; try again later")
+                self._refuse("connections", "too many connections; try again later")
                 return
-            Door.evicted += 1
+            self.counts.close("evicted")
             if oldest in self.taking:
                 oldest.transport.abort()  # closing would first wait for what it does not take
             else:
@@ -102,7 +103,9 @@ class Door(HttpToolsProtocol):
             self.start_bytes += len(data)
         super().data_received(data)
         if self.in_start and self.start_bytes > self.settings.header_bytes:
-            self._refuse(431, f"the headers are longer than {self.settings.header_bytes} bytes")
+            self._refuse(
+                "headers", f"the headers are longer than {self.settings.header_bytes} bytes"
+            )
 
     def on_message_begin(self) -> None:
         """Begin the start of a request."""
@@ -119,7 +122,9 @@ class Door(HttpToolsProtocol):
         super().on_header(name, value)
         size = len(self.url) + sum(len(n) + len(v) for n, v in self.headers)
         if len(self.headers) > self.settings.headers or size > self.settings.header_bytes:
-            self._refuse(431, f"there are more than {self.settings.headers} headers, or long ones")
+            self._refuse(
+                "headers", f"there are more than {self.settings.headers} headers, or long ones"
+            )
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
@@ -128,7 +133,7 @@ class Door(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if b"transfer-encoding" in names and b"content-length" in names:
             # What is before us may read it by the one, and would send the rest as ours.
-            self._refuse(400, "there are both a Content-Length and a Transfer-Encoding")
+            self._refuse("not_http", "there are both a Content-Length and a Transfer-Encoding")
             return
         self.in_start, self.start_bytes = False, 0
         self._stop_waiting()
@@ -177,12 +182,12 @@ class Door(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Refuse: nothing here speaks so, and such a connection would have no bounds."""
-        self._refuse(400, "this is no websocket")
+        self._refuse("not_http", "this is no websocket")
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
         """Refuse what is not HTTP."""
         if not self.closed:
-            self._refuse(400, "the request is not HTTP")
+            self._refuse("not_http", "the request is not HTTP")
 
     def hold(self) -> None:
         """Let a body's sender be one that we wait for."""
@@ -214,12 +219,14 @@ class Door(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.start_bytes:
             seconds = self.settings.header_seconds
-            self._refuse(408, f"the headers took longer than {seconds:g} s to arrive")
+            self._refuse("header_seconds", f"the headers took longer than {seconds:g} s to arrive")
         else:
             self._close()
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def _refuse(self, reason: str, sentence: str) -> None:
         """Answer outside the application, and hear no more of this client."""
+        status = REFUSED[reason]
+        self.counts.refuse(reason, status)
         at_work = self.cycle is not None and not self.cycle.response_complete
         if not (at_work and self.cycle.response_started):
             body = json.dumps({"error": sentence}).encode()
@@ -242,7 +249,7 @@ class Door(HttpToolsProtocol):
         self.transport.close()
 
     def _abort(self) -> None:
-        Door.given_up += 1
+        self.counts.close("untaken")
         self.transport.abort()
 
 

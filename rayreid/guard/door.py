@@ -11,12 +11,16 @@ import http
 import json
 import logging
 import os
+import time
 from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayreid.guard.answers import LATER, Refused, answer, request_id, with_id
+from rayreid.guard.answers import LATER, Refused, answer, request_id, server_timing, with_id
+from rayreid.guard.callers import ACCEPTED, Callers
 from rayreid.guard.connections import Door, DoorSettings, bounded
 from rayreid.settings import checked
 
@@ -26,7 +30,8 @@ CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SETTINGS = "RAYREID_DOOR"
 """JSON of `DoorSettings` that differ."""
 
-ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", "/metrics"})
+METRICS = "/metrics"
+ALWAYS = frozenset({"/-/healthz", "/-/routes", "/healthz", "/readyz", METRICS})
 """Paths that say how the service is, which must be told when it is busy above all."""
 
 _STEERING = (
@@ -61,7 +66,8 @@ class Entrance:
 
     def __init__(self, app: ASGIApp, settings: DoorSettings):
         self.app, self.settings = app, settings
-        self.held = self.passed = 0
+        self.held = self.strangers = self.passed = 0
+        self.callers = Callers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on once it is whole."""
@@ -69,45 +75,66 @@ class Entrance:
             await self.app(scope, receive, send)
             return
         id = request_id(scope["headers"])
+        asked = _Asked(id, time.perf_counter())
         scope["headers"] = with_id(scope["headers"], id, without=_STEERING)
         if self._is_full(scope):
-            await answer(send, _FULL, id)
+            await self._refuse(send, "requests", _FULL, asked)
             return
         sender = getattr(receive, "__self__", None)
-        body = _Body(self, sender, receive)
+        body = _Body(self, sender, receive, is_known=self.callers.is_known(scope["headers"]))
         try:
-            refused = await body.read(scope)
+            reason, refused = await body.read(scope) or ("", None)
             if refused is None and body.whole is not None and self._is_full(scope):
-                refused = _FULL  # it was not when the body began to arrive
+                reason, refused = "requests", _FULL  # it was not when the body began to arrive
             if refused is not None:
-                await answer(send, refused, id)
+                await self._refuse(send, reason, refused, asked)
             elif body.whole is not None:
-                await self._pass(scope, body, send, id)
+                await self._pass(scope, body, send, asked)
         finally:
-            self.held -= body.size
+            body.let_go()
 
     def _is_full(self, scope: Scope) -> bool:
         return self.passed >= self.settings.requests and scope["path"] not in ALWAYS
 
-    async def _pass(self, scope: Scope, body: "_Body", send: Send, id: str) -> None:
+    async def _refuse(self, send: Send, reason: str, refused: Refused, asked: "_Asked") -> None:
+        """Answer in place of the service, and count it: nobody behind the door can."""
+        Door.counts.refuse(reason, refused.status)
+        took = server_timing(time.perf_counter() - asked.began).encode()
+        timed = replace(refused, headers=(*refused.headers, (b"server-timing", took)))
+        await answer(send, timed, asked.id)
+
+    def _counted(self, connection: Door | None) -> bytes:
+        """Return what the door counts, for an answer of the service about its own counts."""
+        there = len(connection.connections) if connection is not None else 0
+        return Door.counts.text(connections=there, requests=self.passed, held_bytes=self.held)
+
+    async def _pass(self, scope: Scope, body: "_Body", send: Send, asked: "_Asked") -> None:
         """Pass on a whole request, and see that there is one answer, in the service's form."""
         started = silenced = False
+        added = b""
         self.passed += 1
 
         async def send_in_form(message: Message) -> None:
-            nonlocal started, silenced
+            nonlocal started, silenced, added
             if message["type"] == "http.response.start":
                 started = True
                 # What is done is no longer at work, however slowly the client takes it.
                 self.passed -= 1
                 status = message["status"]
                 headers = _once(message.get("headers", ()), b"x-request-id")
+                headers, accepted = _taken(headers, ACCEPTED)
+                self.callers.learn(scope["headers"], accepted)
                 kinds = [value for name, value in headers if name == b"content-type"]
                 if status >= 400 and b"application/json" not in kinds:
                     silenced = True
-                    await answer(send, _told(status, headers), id)
+                    await self._refuse(send, "serve", _told(status, headers), asked)
                     return
+                if status == 200 and scope["path"] == METRICS:
+                    added = self._counted(_connection(body.sender))
+                    headers = _longer(headers, len(added))
                 message = {**message, "headers": headers}
+            elif added and not message.get("more_body", False):
+                message = {**message, "body": message.get("body", b"") + added}
             if not silenced:
                 await send(message)
 
@@ -117,22 +144,29 @@ class Entrance:
             self.passed -= not started
         if not started and not body.gone:
             # Serve says nothing where a replica died under a request.
-            log.warning("request %s was lost with its replica", id)
-            await answer(send, _told(503, []), id)
+            log.warning("request %s was lost with its replica", asked.id)
+            await self._refuse(send, "lost", _told(503, []), asked)
+
+
+class _Asked(NamedTuple):
+    """A request's id, and when it began to arrive."""
+
+    id: str
+    began: float
 
 
 class _Body:
     """A request's body, on its way from the client."""
 
-    def __init__(self, door: Entrance, sender: object, receive: Receive):
+    def __init__(self, door: Entrance, sender: object, receive: Receive, *, is_known: bool):
         self.door, self.settings, self.sender, self.client = door, door.settings, sender, receive
-        self.size, self.gone = 0, False
+        self.size, self.gone, self.is_known = 0, False, is_known
         self.whole: bytes | None = None
 
-    async def read(self, scope: Scope) -> Refused | None:
+    async def read(self, scope: Scope) -> tuple[str, Refused] | None:
         """Read the body; return why it is refused, or None: it is whole then, or nobody's."""
         most = self.settings.body_bytes
-        too_large = Refused(413, f"the body is larger than {most} bytes")
+        too_large = "body_bytes", Refused(413, f"the body is larger than {most} bytes")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if lengths and (not lengths[0].isdigit() or int(lengths[0][:20]) > most):
             return too_large
@@ -149,23 +183,33 @@ class _Body:
                     part, more = message.get("body", b""), message.get("more_body", False)
                     if more and connection is not None:
                         connection.hold()
-                    self.size += len(part)
-                    self.door.held += len(part)
+                    self._hold(len(part))
                     if self.size > most:
                         return too_large
                     if self.door.held > self.settings.held_bytes:
-                        return Refused(
-                            503, "too much is being sent at once; try again later", LATER
-                        )  # fmt: skip
+                        return "held_bytes", _HELD
+                    if not self.is_known and self.door.strangers > self.settings.strangers_bytes:
+                        return "strangers_bytes", _HELD
                     parts.append(part)
         except TimeoutError:
             seconds = self.settings.body_seconds
-            return Refused(408, f"the body took longer than {seconds:g} s to arrive", _CLOSE)
+            return "body_seconds", Refused(
+                408, f"the body took longer than {seconds:g} s to arrive", _CLOSE
+            )
         finally:
             if connection is not None:
                 connection.release()
         self.whole = b"".join(parts)
         return None
+
+    def let_go(self) -> None:
+        """Count as held no longer."""
+        self._hold(-self.size)
+
+    def _hold(self, size: int) -> None:
+        self.size += size
+        self.door.held += size
+        self.door.strangers += 0 if self.is_known else size
 
     async def receive(self) -> Message:
         """Give the body as one message, and then what the client does next: it goes away."""
@@ -179,6 +223,24 @@ class _Body:
 
 _CLOSE = ((b"connection", b"close"),)
 _FULL = Refused(503, "too many requests are waiting; try again later", LATER)
+
+_HELD = Refused(503, "too much is being sent at once; try again later", LATER)
+
+
+def _taken(
+    headers: list[tuple[bytes, bytes]], name: bytes
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers without one, and what it said."""
+    said = b"".join(value for key, value in headers if key == name)
+    return [pair for pair in headers if pair[0] != name], said
+
+
+def _longer(headers: list[tuple[bytes, bytes]], more: int) -> list[tuple[bytes, bytes]]:
+    """Return headers of a body that becomes longer."""
+    return [
+        (name, b"%d" % (int(value) + more) if name == b"content-length" else value)
+        for name, value in headers
+    ]
 
 
 def _connection(cycle: object) -> Door | None:

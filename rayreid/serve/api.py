@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Sequence
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rayreid.guard.scopes import Permit
 from rayreid.serve.admission import Admission
 from rayreid.serve.envelope import RequestIds, error_response, refusal_response
 from rayreid.serve.metrics import Counted
@@ -43,6 +44,7 @@ def api(service: Service, guards: Sequence[Middleware] = ()) -> FastAPI:
         # Its pages of documentation would load scripts from other hosts; /openapi.json does not.
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_permitted)],
         middleware=[
             Middleware(RequestIds),
             Middleware(Counted, metrics=service.metrics),
@@ -57,6 +59,19 @@ def api(service: Service, guards: Sequence[Middleware] = ()) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router(service))
     return app
+
+
+async def _permitted(request: Request) -> None:
+    """Refuse a route that the guard's caller may not reach, however its path was written.
+
+    The route is known only here: what the guard decided by the path was a first look.
+    """
+    permit = request.scope["state"].get("permit")
+    if permit is None:
+        return  # there is no guard
+    assert isinstance(permit, Permit)
+    if not permit.allows(request.method, request.scope["route"].path):
+        raise RefusalError(403, "the token's scopes do not include what this route needs")
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

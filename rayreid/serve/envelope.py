@@ -1,6 +1,7 @@
 """What every answer carries: the model and how it was fed, the request's id, timings; errors."""
 
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rayreid.guard.answers import server_timing
 from rayreid.serve.models import Served
 from rayreid.serve.refusals import RefusalError
 
@@ -69,7 +71,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def enveloped(request: Request, served: Served, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return the fields of an `Envelope`."""
+    """Return the fields of an `Envelope`; the header of times will tell the seconds too."""
+    request.scope["state"]["seconds"] = seconds
     return {
         "request_id": request_id(request),
         "model": served.name,
@@ -100,7 +103,10 @@ def refusal_response(scope: Scope, refusal: RefusalError) -> JSONResponse:
 
 
 class RequestIds:
-    """ASGI middleware: gives each request an id, the caller's where it is plain, and tells it."""
+    """ASGI middleware: gives each request an id, the caller's where it is plain, and tells it.
+
+    How long the request took, and its stages where they are known, is told with it.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -110,13 +116,17 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         own = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope["state"] = {**scope.get("state", {}), "request_id": own}
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = own
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = own
+                stages = scope["state"].get("seconds")
+                headers["Server-Timing"] = server_timing(time.perf_counter() - began, stages)
             await send(message)
 
         await self.app(scope, receive, told)

@@ -4,25 +4,29 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from rayreid.guard import tokens as kept
-from rayreid.guard.access import Guard, needed
+from rayreid.guard.access import Guard
 from rayreid.guard.audit import Audit
 from rayreid.guard.origins import foreign_host, foreign_page, is_loopback
 from rayreid.guard.rates import Rates
+from rayreid.guard.thinned import ALL, COUNTED, EACH, Thinned
 from rayreid.guard.tokens import Scope, Tokens, add_token, revoke_token
 
 Ask = Callable[..., httpx.Response]
 
 
-def application() -> FastAPI:
+def application(done: list[str] | None = None) -> FastAPI:
     app = FastAPI()
+    done = [] if done is None else done
 
     @app.get("/healthz")
     async def healthz() -> str:
@@ -34,10 +38,12 @@ def application() -> FastAPI:
 
     @app.post("/v1/galleries/{gallery}/samples")
     async def enrol(gallery: str) -> str:
+        done.append(gallery)
         return gallery
 
     @app.delete("/v1/galleries/{gallery}/samples/{sample}")
     async def erase(gallery: str, sample: str) -> str:
+        done.append(sample)
         return gallery + sample
 
     @app.get("/v1/broken")
@@ -47,8 +53,8 @@ def application() -> FastAPI:
     return app
 
 
-def asker(**settings: Any) -> Ask:
-    guard = Guard(application(), **settings)
+def asker(app: ASGIApp | None = None, **settings: Any) -> Ask:
+    guard = Guard(app or application(), **settings)
 
     def ask(method: str, path: str, token: str = "", **headers: str) -> httpx.Response:
         async def once() -> httpx.Response:
@@ -67,47 +73,6 @@ def asker(**settings: Any) -> Ask:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.json"
-
-
-ROUTES = {
-    ("GET", "/healthz"): None,
-    ("GET", "/readyz"): None,
-    ("GET", "/"): None,
-    ("GET", "/openapi.json"): None,
-    ("GET", "/page/script.js"): None,
-    ("GET", "/metrics"): Scope.MATCH,
-    ("GET", "/v1/models"): Scope.MATCH,
-    ("POST", "/v1/embed"): Scope.MATCH,
-    ("POST", "/v1/match/pairs"): Scope.MATCH,
-    ("POST", "/v1/match/search"): Scope.MATCH,
-    ("POST", "/v1/explain/pair"): Scope.MATCH,
-    ("POST", "/v1/galleries"): Scope.ENROL,
-    ("GET", "/v1/galleries"): Scope.ENROL,
-    ("GET", "/v1/galleries/g"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/samples"): Scope.ENROL,
-    ("GET", "/v1/galleries/g/samples"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g/samples/s"): Scope.ERASE,
-    ("GET", "/v1/galleries/g/identities/i"): Scope.ENROL,
-    ("PATCH", "/v1/galleries/g/identities/i"): Scope.ENROL,
-    ("POST", "/v1/galleries/g/identities/i/merge"): Scope.ENROL,
-    ("DELETE", "/v1/galleries/g/identities/i"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/purge"): Scope.ERASE,
-    ("POST", "/v1/galleries/g/purge/"): Scope.ERASE,
-    ("GET", "/v2/whatever"): Scope.MATCH,
-    ("GET", "//healthz"): Scope.MATCH,
-    ("GET", "/healthz/../v1/models"): Scope.MATCH,
-}
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_need_their_scopes(method: str, path: str) -> None:
-    assert needed(method, path) == ROUTES[method, path]
-
-
-def test_metrics_are_open_on_loopback_alone() -> None:
-    assert needed("GET", "/metrics", metrics_open=True) is None
-    assert needed("GET", "/metrics/", metrics_open=False) == Scope.MATCH
 
 
 def test_no_token_no_answer(path: Path) -> None:
@@ -286,7 +251,10 @@ def test_the_log_tells_who_did_what_and_of_people_nothing(path: Path, tmp_path: 
     text = log.read_text()
     for private in ("anna", "lobby", secret, "guess"):
         assert private not in text
-    first, second, third, fourth = map(json.loads, text.splitlines())
+    begun, first, begun_too, second, third, fourth = map(json.loads, text.splitlines())
+    assert (begun["status"], begun_too["status"]) == (None, None)
+    for name in ("request_id", "token", "client", "scope", "method", "route", "time", "sample"):
+        assert begun[name] == first[name], name
     assert first["request_id"] == "r1"
     assert (first["token"], first["method"], first["status"]) == ("door", "DELETE", 200)
     assert first["route"] == "/v1/galleries/{gallery}/samples/{sample}"
@@ -302,17 +270,113 @@ def test_the_log_tells_who_did_what_and_of_people_nothing(path: Path, tmp_path: 
     assert not list(Audit(log).about("anna-7"))
 
 
+def unwritable(audit: Audit, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
+    """Let an audit log be full after so many lines."""
+    write, left = audit.write, [None] * after
+
+    def full(*line: Any) -> None:
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+        write(*line)
+
+    monkeypatch.setattr(audit, "write", full)
+
+
 def test_no_answer_without_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = Audit(tmp_path / "audit.jsonl")
     ask = asker(tokens=None, loopback=True, audit=audit)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(audit, "write", full)
+    unwritable(audit, monkeypatch)
     answer = ask("POST", "/v1/embed")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert answer.json()["error"].startswith("the audit log cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/galleries/g/samples"), ("DELETE", "/v1/galleries/g/samples/s")],
+)
+def test_nothing_is_changed_that_cannot_be_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    done: list[str] = []
+    ask = asker(application(done), tokens=None, loopback=True, audit=audit)
+    with monkeypatch.context() as patch:
+        unwritable(audit, patch)
+        answer = ask(method, path)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert not done, "503 says that it was not begun, and clients send it again"
+    with monkeypatch.context() as patch:
+        unwritable(audit, patch, after=1)
+        answer = ask(method, path)
+    assert len(done) == 1
+    assert answer.status_code == 500, "it was done: nobody may be told to send it again"
+    assert "retry-after" not in answer.headers
+    assert "was dealt with (status 200)" in answer.json()["error"]
+    (line,) = map(json.loads, audit.path.read_text().splitlines())
+    assert (line["method"], line["status"]) == (method, None)
+
+
+def test_a_log_that_cannot_be_opened_lets_nothing_be_changed(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    done: list[str] = []
+    ask = asker(application(done), tokens=None, loopback=True, audit=audit)
+    audit.path.chmod(0o644)
+    assert ask("POST", "/v1/galleries/g/samples").status_code == 503
+    assert not done
+
+
+def test_what_began_and_did_not_end_is_found(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    ask = asker(tokens=None, loopback=True, audit=audit)
+    ask("DELETE", "/v1/galleries/g/samples/s")
+    assert [entry["status"] for entry in audit.about("g")] == [200]
+    both = audit.path.read_text().splitlines()
+    assert len(both) == 2
+    audit.path.write_text(f"{both[0]}\n")
+    (entry,) = audit.about("s")
+    assert (entry["status"], entry["route"]) == (None, "/v1/galleries/{gallery}/samples/{sample}")
+
+
+def test_refusals_do_not_push_out_what_was_done(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("rayreid.guard.access.Thinned", lambda: Thinned(lambda: now))
+    secret = add_token(path, "slow", [Scope.MATCH], 0.001)
+    audit = Audit(tmp_path / "audit.jsonl")
+    ask = asker(tokens=Tokens(path), loopback=True, audit=audit)
+    for _ in range(300):
+        assert ask("POST", "/v1/embed", "rayreid_wrong").status_code == 401
+    ask("POST", "/v1/embed", secret)
+    for _ in range(20):
+        assert ask("POST", "/v1/embed", secret).status_code == 429
+    lines = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    assert [line["status"] for line in lines] == [401] * EACH + [200] + [429] * EACH
+    now += 61
+    ask("POST", "/v1/embed", "rayreid_wrong")
+    told = [json.loads(line) for line in audit.path.read_text().splitlines()][len(lines) :]
+    counts = [(line["status"], line["token"], line.get("refused")) for line in told]
+    assert counts == [(401, None, 300 - EACH), (429, "slow", 20 - EACH), (401, None, None)]
+
+
+def test_refusals_of_many_addresses_are_few_lines_too() -> None:
+    now = 0.0
+    thinned, lines = Thinned(lambda: now), []
+    let = sum(thinned.lets((f"10.0.{n // 256}.{n % 256}", None, 401)) for n in range(10_000))
+    assert let == ALL
+    thinned.tell(lines.append)
+    assert not lines, "the minute is not over"
+    now = 60.0
+    thinned.tell(lines.append)
+    assert len(lines) == COUNTED + 1
+    assert sum(line["refused"] for line in lines) == 10_000 - ALL
+    assert lines[-1]["client"] == "others"
+    now = 120.0
+    thinned.tell(lines.append)
+    assert len(lines) == COUNTED + 1, "each is told once"
+    assert thinned.lets(("10.0.0.1", None, 401))
 
 
 def test_a_failure_is_in_the_log_too(tmp_path: Path) -> None:
@@ -321,6 +385,21 @@ def test_a_failure_is_in_the_log_too(tmp_path: Path) -> None:
     assert answer.status_code == 500
     assert "secret" not in log.read_text()
     assert json.loads(log.read_text())["status"] == 500
+
+
+def test_a_failure_below_the_guard_is_ours_and_not_that_a_client_went_away(tmp_path: Path) -> None:
+    async def broken(*_: object) -> None:
+        raise KeyError("a secret")
+
+    async def gone(*_: object) -> None:
+        return
+
+    audit = Audit(tmp_path / "audit.jsonl")
+    for app in (broken, gone):
+        with suppress(KeyError, AssertionError):  # httpx's, of an answer that never came
+            asker(app, tokens=None, loopback=True, audit=audit)("POST", "/v1/embed")
+    statuses = [json.loads(line)["status"] for line in audit.path.read_text().splitlines()]
+    assert statuses == [500, 499]
 
 
 def test_the_callers_request_id_is_used_where_it_is_one(tmp_path: Path) -> None:

@@ -166,10 +166,10 @@ def test_dripping_is_not_going_on(port: int) -> None:
 
 def test_an_answer_that_nobody_takes_is_given_up(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
-        before = Door.given_up
+        before = Door.counts.closed["untaken"]
         client.sendall(request().replace(b"POST /", b"POST /large"))
         for _ in range(1000):
-            if Door.given_up > before:
+            if Door.counts.closed["untaken"] > before:
                 break
             time.sleep(TIMEOUT / 1000)
         assert len(received(client)) < 50_000_000
@@ -205,14 +205,14 @@ def test_who_takes_no_answer_keeps_nobody_from_theirs() -> None:
         update={"connections": 4, "requests": 2, "answer_seconds": 30.0, "header_seconds": 30.0}
     )
     with behind_the_door(app, patient) as port, ExitStack() as opened:
-        before = Door.evicted
+        before = Door.counts.closed["evicted"]
         clients = [opened.enter_context(hoarding(port)) for _ in range(4)]
         deadline = time.monotonic() + TIMEOUT
         while len(Door.taking) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(Door.taking) == 4
         assert answers(port), "their requests are done, and the first of them makes room"
-        assert Door.evicted == before + 1
+        assert Door.counts.closed["evicted"] == before + 1
         assert len(received(clients[0])) < 50_000_000
         assert len(Door.taking) == 3
 
@@ -250,7 +250,7 @@ def test_many_connections_close_the_longest_silent_one() -> None:
             address = ("127.0.0.1", port)
             return opened.enter_context(socket.create_connection(address, timeout=TIMEOUT))
 
-        before = Door.evicted
+        before = Door.counts.closed["evicted"]
         known = connect()
         kept = request(b"abc").replace(b"Connection: close", b"Connection: keep-alive")
         known.sendall(kept)
@@ -262,7 +262,7 @@ def test_many_connections_close_the_longest_silent_one() -> None:
             time.sleep(0.01)
         silent = [connect() for _ in range(100)]
         assert answers(port), "a well-behaved client is answered all the while"
-        assert Door.evicted - before == 2 + 100 + 1 - SETTINGS.connections
+        assert Door.counts.closed["evicted"] - before == 2 + 100 + 1 - SETTINGS.connections
         known.sendall(kept)
         assert status(answered(known)) == 200, "who is between two requests is the last to go"
         sending.sendall(whole[20_000:])
@@ -343,6 +343,7 @@ def test_a_request_that_its_replica_took_along_is_answered(port: int) -> None:
     answer = send(port, request().replace(b"POST /", b"POST /lost"))
     assert status(answer) == 503
     assert b"retry-after: 1" in answer
+    assert b"server-timing: total;dur=" in answer
 
 
 def test_settings_come_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

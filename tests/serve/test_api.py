@@ -411,3 +411,37 @@ def test_what_makes_no_sense_is_refused(
     assert (response.status_code, reason in response.json()["error"]) == (status, True), (
         response.text
     )
+
+
+def timing(answer: httpx.Response) -> dict[str, float]:
+    """Return what Server-Timing tells, in milliseconds."""
+    parts = [part.split(";dur=") for part in answer.headers["Server-Timing"].split(", ")]
+    return {name: float(took) for name, took in parts}
+
+
+def test_every_answer_tells_what_it_took() -> None:
+    for path in ("/healthz", "/", "/page/script.js", "/metrics", "/openapi.json", "/v1/models"):
+        assert list(timing(asked(method="GET", path=path))) == ["total"]
+    for method, path in (("GET", "/nowhere"), ("DELETE", "/healthz"), ("POST", "/v1/embed")):
+        answer = asked(method=method, path=path)
+        assert answer.status_code >= 400
+        assert list(timing(answer)) == ["total"]
+    answer = asked(json=in_json(TWO, [[0, 1]]))
+    told = timing(answer)
+    assert told.pop("total") > 0
+    assert told == answer.json()["timings_ms"]
+    body = {"images": in_json(TWO, [])["images"]}
+    for kind in ("json", "png"):
+        answer = asked(path="/v1/explain/pair", json=body | {"format": kind})
+        assert answer.headers["content-type"].endswith(kind)
+        assert list(timing(answer)) == ["total", "read", "explain"]
+        assert timing(answer)["explain"] == 100
+
+
+def test_a_failure_tells_what_it_took() -> None:
+    def fail(_: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError
+
+    answer = asked(Zeros(fail), json=in_json(TWO, [[0, 1]]))
+    assert answer.status_code == 500
+    assert list(timing(answer)) == ["total"]

@@ -19,7 +19,7 @@ import pytest
 from rayreid.benchmark.fuzzing import bombs, mutated
 from rayreid.checkpoint import Trained
 from rayreid.data.decoding import decode_bytes, pixels_of
-from rayreid.guard.access import needed
+from rayreid.guard.scopes import needed
 from rayreid.guard.tokens import Scope, add_token
 from tests.guard.servers import send, status
 from tests.serve.pictures import HEIGHT, PATH, TIMEOUT, WIDTH, expected, in_json, picture, raw

@@ -47,6 +47,7 @@ def router(service: Service) -> APIRouter:
         found = await service.models.explain(
             served.name, items.work, pair, lines=asked.body.lines, drawn=drawn
         )
+        fields = enveloped(request, found.served, {"read": reading, **found.seconds})
         if found.png is not None:
             told = {
                 "X-Model": found.served.name,
@@ -54,9 +55,6 @@ def router(service: Service) -> APIRouter:
                 "X-Preprocessing": found.served.preprocessing,
             }
             return Response(found.png, media_type="image/png", headers=told)
-        return ExplainAnswer(
-            **enveloped(request, found.served, {"read": reading, **found.seconds}),
-            explanation=found.explained,
-        )
+        return ExplainAnswer(**fields, explanation=found.explained)
 
     return routes

@@ -149,6 +149,18 @@ def test_serves_proxy_has_the_door(client: httpx.Client) -> None:
     assert (lost.status_code, set(lost.json())) == (413, {"error", "request_id"})
 
 
+def test_the_doors_counts_are_in_metrics_and_what_it_is_told_is_not_passed_on(
+    client: httpx.Client,
+) -> None:
+    answer = client.get("/metrics")
+    assert 'rayreid_door_refused_total{reason="requests",status="503"}' in answer.text
+    assert "rayreid_requests_total" in answer.text
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+    assert not [name for name in answer.headers if name.startswith("x-rayreid")]
+    assert answer.headers["Server-Timing"].startswith("total;dur=")
+    assert client.get("/v1/models%0A").status_code == 404
+
+
 def test_no_log_of_serves_has_what_a_path_names(client: httpx.Client) -> None:
     name = f"anna-{time.time_ns()}"
     client.get(f"/v1/galleries/lobby/samples/{name}")
