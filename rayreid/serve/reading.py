@@ -24,6 +24,10 @@ from rayreid.serve.models import Given
 from rayreid.serve.refusals import RefusalError
 from rayreid.serve.settings import Limits
 
+LARGEST = 1e6
+"""Largest number of an embedding that is accepted: no model's is near it, and products of larger
+ones may be no finite scores, of whoever is compared with it."""
+
 K = TypeVar("K", bound=Body)
 K_co = TypeVar("K_co", bound=Body, covariant=True)
 
@@ -157,6 +161,10 @@ def _given(index: int, body: EmbeddingBody) -> Given:
     values = np.frombuffer(data, "<f4").reshape(body.shape).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise RefusalError(422, f"{what} holds numbers that are not finite")
+    if np.abs(values).max(initial=0.0) > LARGEST:
+        raise RefusalError(
+            422, f"{what} holds a number beyond {LARGEST:,.0f}; send it as /v1/embed returned it"
+        )
     return Given(body.fingerprint, values)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rayreid.matching.tiles import score_all
-from rayreid.serve.galleries.records import Gallery, Sample
+from rayreid.serve.galleries.records import Gallery, Sample, UnavailableError
 from rayreid.serve.galleries.snapshot import Filters, Snapshot
 from rayreid.settings import FailureError, Settings
 
@@ -73,6 +73,8 @@ def search(
     `FailureError` where a score is no finite number.
     """
     with snapshot.lock:
+        if snapshot.head is None:
+            raise UnavailableError("the gallery was changed while it was searched; ask again")
         model, places = snapshot.model, snapshot.chosen(filters)
         if not len(places):
             return snapshot.gallery, [Found((), 0) for _ in queries]

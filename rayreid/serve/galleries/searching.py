@@ -114,6 +114,10 @@ class Searcher:
                 continue
             except FailureError as error:
                 answers |= dict.fromkeys(numbers, Refused(500, str(error)))
+                if len(numbers) > 1:
+                    # One of them may be the cause, which is nobody else's matter.
+                    for number in numbers:
+                        (answers[number],) = await self._searched([requests[number]])
                 continue
             results = iter(found)
             for number in numbers:
