@@ -28,7 +28,7 @@ from rayreid.guard.origins import is_loopback
 from rayreid.guard.tokens import Tokens
 from rayreid.serve.api import api
 from rayreid.serve.galleries.asking import Galleries
-from rayreid.serve.galleries.keeper import Keeper
+from rayreid.serve.galleries.keeper import Keeper, Lister
 from rayreid.serve.galleries.searching import Searched, Wanted
 from rayreid.serve.matcher import Matcher
 from rayreid.serve.metrics import Metrics
@@ -225,7 +225,8 @@ class Ingress:
         async def ask(verb: str, *arguments: object) -> object:
             return await answered(lambda: keeper.ask.remote(verb, *arguments))
 
-        return Galleries(ask, deployed, settings)
+        lister = Lister(settings.store, settings.limits)
+        return Galleries(ask, deployed, settings, lister.ask)
 
 
 def guard(settings: ServiceSettings) -> Middleware:

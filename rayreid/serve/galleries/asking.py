@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from rayreid.serve.bodies import SampleBody
+from rayreid.serve.galleries.keeper import READS
 from rayreid.serve.galleries.records import Binding, Gallery, Identity, Receipt, Removal, Sample
 from rayreid.serve.galleries.searching import Searched, Wanted
 from rayreid.serve.galleries.settings import GalleriesSettings
@@ -30,7 +31,8 @@ class Searchers(Protocol):
 class Galleries:
     """What a keeper and the searchers are asked; all raise `RefusalError`.
 
-    ``ask`` calls a verb of the keeper (`rayreid.serve.galleries.keeper.VERBS`).
+    ``ask`` calls a verb of the keeper (`rayreid.serve.galleries.keeper.VERBS`), ``read`` one of
+    `READS` of who reads beside it, by default the keeper too.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Galleries:
         ask: Callable[..., Awaitable[object]],
         searchers: Searchers,
         settings: GalleriesSettings,
+        read: Callable[..., Awaitable[object]] | None = None,
     ):
         self.ask, self.searchers, self.settings = ask, searchers, settings
+        self.read = read or ask
 
     async def ready(self) -> None:
         """Return when the store can be asked, or is at work on what it was asked."""
@@ -137,7 +141,8 @@ class Galleries:
         return [found[one.gallery, one.sample] for one in samples]
 
     async def _asked(self, verb: str, *arguments: object) -> Any:
-        answer = await self.ask(verb, *arguments)
+        ask = self.read if verb in READS else self.ask
+        answer = await ask(verb, *arguments)
         if isinstance(answer, Refused):
             raise answer.error()
         return answer

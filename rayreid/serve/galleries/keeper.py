@@ -5,7 +5,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from rayreid.serve.galleries.opening import take_over
+from rayreid.serve.galleries.opening import open_store, take_over
 from rayreid.serve.galleries.records import (
     BrokenError,
     ConflictError,
@@ -16,6 +16,7 @@ from rayreid.serve.galleries.records import (
     UnavailableError,
     UnreadableError,
 )
+from rayreid.serve.galleries.store import Store
 from rayreid.serve.refusals import RETRY_AFTER_S, Refused
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ VERBS: Final = frozenset(
     }
 )
 """What a keeper does: methods of `rayreid.serve.galleries.store.Store`, and to say it is ready."""
+
+READS: Final = frozenset(
+    {"embeddings", "galleries", "gallery", "identities", "identity", "names", "samples"}
+)
+"""Those that change nothing, which `Lister` does too."""
 
 _STATUSES: Final[dict[type[GalleryError], int]] = {
     BrokenError: 500,
@@ -82,6 +88,33 @@ class Keeper:
         """Let go of the store."""
         self.thread.submit(self.store.close).result()
         self.thread.shutdown()
+
+
+class Lister:
+    """Reads a store beside its keeper, in another process: nobody waits for what that writes.
+
+    Two in one process would be one to the system's locks of files.
+    """
+
+    def __init__(self, address: str, limits: GalleryLimits):
+        self.address, self.limits = address, limits
+        self.thread = ThreadPoolExecutor(1, "lister")
+        self.store: Store | None = None
+
+    async def ask(self, verb: str, *arguments: object) -> object:
+        """Return what the store says, or a `Refused`; what was acknowledged before is in it."""
+        assert verb in READS, verb
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.thread, self._read, verb, arguments)
+
+    def _read(self, verb: str, arguments: tuple[object, ...]) -> object:
+        try:
+            if self.store is None:
+                # The keeper has made it by then, as it is asked for readiness first.
+                self.store = open_store(self.address, self.limits, writable=False)
+            return getattr(self.store, verb)(*arguments)
+        except GalleryError as error:
+            return refused(error)
 
 
 def refused(error: GalleryError) -> Refused:

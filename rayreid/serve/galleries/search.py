@@ -36,6 +36,9 @@ class SearchSettings(Settings):
     the best of as many identities as are asked for."""
     most_shortlisted: int = Field(10_000, ge=1)
     """Most that it may ask for."""
+    most_scored: int = Field(51_200, ge=1)
+    """Most exact scores of a request: its crops times the shortlist, and times ``top_k``. What is
+    searched for others waits for them."""
     fusion: Literal["mean", "max"] = "mean"
     """Score of a sample with several crops of one person: the mean of theirs, or the highest."""
 

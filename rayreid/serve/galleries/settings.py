@@ -25,8 +25,8 @@ class GalleriesSettings(Settings):
     first. A sample takes its embedding, of a score that is no product (GMN, QAConv-MS) beside the
     vector of the cheap one."""
     search: SearchSettings = SearchSettings()
-    """How they are searched; ``top_k`` and ``shortlist`` are the most that a request may ask for,
-    too."""
+    """How they are searched; ``most``, ``most_shortlisted`` and ``most_scored`` are the most that a
+    request may ask for."""
 
     @model_validator(mode="before")
     @classmethod

@@ -82,6 +82,7 @@ def router(service: Service) -> APIRouter:
         started = time.perf_counter()
         asked = await read(request, service.limits, SearchBody)
         groups, wanted = _groups(asked), _wanted(asked.body, settings)
+        _refuse_too_many_scores(sum(map(len, groups)), wanted, settings)
         there = await galleries.get(asked.body.gallery)
         served = model_of(service, there, asked.body.model)
         rate = asked.body.false_positive_identification_rate
@@ -176,3 +177,13 @@ def _wanted(body: SearchBody, settings: SearchSettings) -> Wanted:
         shortlist,
         body.fusion or settings.fusion,
     )
+
+
+def _refuse_too_many_scores(crops: int, wanted: Wanted, settings: SearchSettings) -> None:
+    scores = crops * max(wanted.shortlist, wanted.top_k)
+    if scores > settings.most_scored:
+        raise RefusalError(
+            422,
+            f"{crops} crops with a shortlist of {max(wanted.shortlist, wanted.top_k)} are {scores} "
+            f"exact scores, more than {settings.most_scored}; search for fewer at a time",
+        )

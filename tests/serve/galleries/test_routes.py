@@ -11,19 +11,23 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
+from torch import Tensor
 
 from rayreid.checkpoint import Trained
 from rayreid.serve.api import api
+from rayreid.serve.galleries import searching
 from rayreid.serve.galleries.asking import Galleries
 from rayreid.serve.galleries.keeper import Keeper
 from rayreid.serve.galleries.records import GalleryLimits
 from rayreid.serve.galleries.search import SearchSettings
 from rayreid.serve.galleries.searching import Searched, Searcher, Wanted
 from rayreid.serve.galleries.settings import GalleriesSettings
+from rayreid.serve.galleries.snapshot import Snapshot
 from rayreid.serve.hosted import Hosted
 from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work, describe
 from rayreid.serve.service import Service
 from rayreid.serve.settings import Limits
+from rayreid.settings import FailureError
 from tests.serve.pictures import TIMEOUT, expected, in_json, picture
 
 SEARCH = "/v1/match/search"
@@ -247,6 +251,41 @@ def test_embeddings_and_samples_are_enrolled_and_searched(client: Client) -> Non
     )
     assert response.status_code == 422
     assert "not finite" in response.json()["error"]
+    # Finite, and of no model.
+    huge = np.full(embedded[0]["shape"], 3e38, "<f4").tobytes()
+    bad = dict(embedded[0], data=base64.b64encode(huge).decode())
+    for path, body in (
+        ("/v1/galleries/hall/samples", {"embeddings": [bad], "identities": ["x"]}),
+        (SEARCH, {"embeddings": [bad], "gallery": "hall"}),
+    ):
+        response = client("POST", path, json=body)
+        assert response.status_code == 422
+        assert "a number beyond 1,000,000" in response.json()["error"]
+
+
+def test_a_search_that_fails_takes_no_other_along(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.enrol(["anna", "bo"], [0, 1])
+    whole = searching.search
+
+    def failing(snapshot: Snapshot, queries: Sequence[Tensor], *rest: object, **more: object):
+        if any(len(query) == 2 for query in queries):
+            raise FailureError("the model's score of an enrolled sample is no finite number")
+        return whole(snapshot, queries, *rest, **more)
+
+    monkeypatch.setattr(searching, "search", failing)
+    images = in_json([picture(0), picture(1)], 0)["images"]
+
+    async def all_at_once() -> list[int]:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as asker:
+            body = {"gallery": "hall", "images": images}
+            bodies = [body | {"queries": queries} for queries in ([[0]], [[0, 1]], [[1]])]
+            asked = [asker.post(SEARCH, json=body, timeout=TIMEOUT) for body in bodies]
+            return [one.status_code for one in await asyncio.gather(*asked)]
+
+    assert client.runner.run(all_at_once()) == [200, 500, 200]
 
 
 def test_a_form_enrols_and_searches(client: Client) -> None:
@@ -349,6 +388,19 @@ def test_wrong_requests_are_refused_with_one_sentence(client: Client) -> None:
     assert client.ok("GET", "/v1/galleries/hall")["version"] == 2
 
 
+def test_a_search_scores_no_more_than_it_may(client: Client) -> None:
+    client.enrol(["anna"], [0])
+    response = client(
+        "POST",
+        SEARCH,
+        json={"gallery": "hall", "images": in_json([picture(0)] * 6, 0)["images"]}
+        | {"shortlist": 10_000},
+    )
+    assert response.status_code == 422
+    assert "60000 exact scores, more than 51200" in response.json()["error"]
+    assert client.search(0, 1, 2, 3, 4, shortlist=10_000)["results"]
+
+
 def test_enrolments_that_cannot_be_done(client: Client) -> None:
     client.enrol(["anna"], [0])
     images = in_json([picture(1)], 0)["images"]
@@ -357,6 +409,7 @@ def test_enrolments_that_cannot_be_done(client: Client) -> None:
         "the sample 's0' is enrolled already": (409, {"ids": ["s0"]}),
         "there are 2 identities for 1 crops": (422, {"identities": ["a", "b"]}),
         "there are 0 cameras for 1 crops": (422, {"cameras": []}),
+        "outside of the years 1 to 9999": (422, {"times": ["0001-01-01T00:00:00+01:00"]}),
         "no URL can name": (422, {"identities": ["a/b"]}),
         "tags[0]": (422, {"tags": [["x" * 129]]}),
         "more than 16": (422, {"tags": [[str(i) for i in range(17)]]}),

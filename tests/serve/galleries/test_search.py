@@ -1,5 +1,6 @@
 """Search of a gallery in memory, beside brute force, and a snapshot beside the store."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,25 @@ def test_a_reader_holds_as_much_as_it_may(tmp_path: Path) -> None:
     for kind, size in (("cosine", 480), ("matcher", 720), ("distance", 640)):
         with pytest.raises(UnavailableError, match=f"takes {size} bytes of memory, more than 100"):
             reader_of(tmp_path / "g", 100, kind).snapshot("g")
+    store.close()
+
+
+def test_what_cannot_be_read_again_is_let_go_and_keeps_nothing_of_others(tmp_path: Path) -> None:
+    store = filled(tmp_path / "g", people(20), vectors(20))
+    for name in ("h", "i"):
+        store.create(name, Binding("m", "f", "p", SHAPE))
+        store.enrol(name, people(20), vectors(20), "f", "p")
+    reader = reader_of(tmp_path / "g", most_bytes=4 * 256 * 6 * 3)
+    held = {name: reader.snapshot(name) for name in "ghi"}
+    # The first two are asked for first.
+    store.tables("g").database.run("UPDATE samples SET camera = 'other' WHERE number = 3")
+    store.tables("g").database.run("UPDATE gallery SET version = version + 1")
+    many = [replace(one, id=f"more{number}") for number, one in enumerate(people(800, 1))]
+    store.enrol("h", many, vectors(800), "f", "p")
+    store.purge("i", Removal(samples=("s4",)))
+    reader.forget()
+    assert list(reader.snapshots) == ["i"]
+    assert "s4" not in {row.id for row in held["i"].rows}
     store.close()
 
 
