@@ -92,7 +92,7 @@ def start(
         url = _await_answer(host, port, default.fingerprint, deadline)
     except BaseException:
         if not replacing:
-            stop(drain=0)
+            stop(drain=0.0)
         raise
     if not _has_door(host, port):
         log.warning(

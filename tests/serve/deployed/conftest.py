@@ -28,7 +28,7 @@ def client(
 ) -> Iterator[httpx.Client]:
     """Yield a client of the service; it ends with this folder's tests."""
     (port,) = free_ports(1)
-    url = serve.start(settings_of(run, port, folder), timeout=120.0)
+    url = serve.start(settings_of(run, port, folder), timeout=240.0)
     assert url == f"http://127.0.0.1:{port}"
     with httpx.Client(
         base_url=url, timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=64)
