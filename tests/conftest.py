@@ -22,7 +22,10 @@ os.environ.pop("RAY_ADDRESS", None)
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.config.getoption("loadgroup", False):
+        ids = [item.nodeid for item in request.session.items]
+        assert any(one.endswith("@ray") for one in ids), "xdist made nothing of the groups"
     from rayreid.session import session  # before ray: it sets what ray reads on import
 
     # isort: split
