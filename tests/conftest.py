@@ -19,6 +19,8 @@ settings.load_profile("rayreid")
 
 # A cluster that the developer's shell is attached to is not ours to test on.
 os.environ.pop("RAY_ADDRESS", None)
+# By default Ray's workers give way to all else: here, to the tests that wait for them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")

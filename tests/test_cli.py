@@ -2,15 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from rayreid.__main__ import interrupted
+from rayreid.__main__ import interrupted, main
 from rayreid.cli import cli, make_experiment
 from rayreid.search_space import load_space
 from tests.miniature import MINIATURE
@@ -119,11 +120,28 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def mistaken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """Yield what runs a command line that is wrong, in this process, and returns what it says."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rayreid", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        return capfd.readouterr().err
+
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("said", MISTAKES)
-def test_a_mistake_is_one_sentence_and_code_2(said: str, tmp_path: Path) -> None:
-    answer = rayreid(*MISTAKES[said], cwd=tmp_path)
-    assert answer.returncode == 2
-    (line,) = answer.stderr.splitlines()
+def test_a_mistake_is_one_sentence_and_code_2(said: str, mistaken: Callable[..., str]) -> None:
+    (line,) = mistaken(*MISTAKES[said]).splitlines()
     assert line.startswith("Error: ")
     assert said in line
 
@@ -137,11 +155,10 @@ def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
 
 
-def test_set_and_searched_is_a_mistake(tmp_path: Path) -> None:
+def test_set_and_searched_is_a_mistake(mistaken: Callable[..., str]) -> None:
     space = ROOT / "search_spaces" / "gmn.yaml"
-    answer = rayreid("tune", "gmn", str(space), *SMALL, "--set=optimiser.lr=1", cwd=tmp_path)
-    assert answer.returncode == 2
-    assert "optimiser.lr is both set and searched" in answer.stderr
+    said = mistaken("tune", "gmn", str(space), *SMALL, "--set=optimiser.lr=1")
+    assert "optimiser.lr is both set and searched" in said
     assert "optimiser.lr" in load_space(space)
 
 

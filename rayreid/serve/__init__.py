@@ -110,6 +110,13 @@ def _has_door(host: str, port: int) -> bool:
     return status == 431
 
 
+_ANSWERING = (
+    ApplicationStatus.RUNNING,
+    ApplicationStatus.DEPLOYING,
+    ApplicationStatus.UNHEALTHY,
+)
+
+
 def stop(drain: float = DRAIN_S) -> None:
     """End the service once what it was asked is answered, and Serve where it serves nothing else.
 
@@ -117,7 +124,8 @@ def stop(drain: float = DRAIN_S) -> None:
     """
     application = serve.status().applications.get(APPLICATION)
     if application is not None:
-        if application.status == ApplicationStatus.RUNNING and drain:
+        # One that is being replaced, or lost a replica, answers too.
+        if drain and application.status in _ANSWERING:
             _drain(drain)
         serve.delete(APPLICATION)
     if not serve.status().applications:
@@ -170,7 +178,8 @@ def _await_running(deadline: float) -> None:
             return
         if application.status == ApplicationStatus.DEPLOY_FAILED or time.monotonic() > deadline:
             break
-        time.sleep(0.1)
+        # Asking takes a tenth of a second's work, of which the start has need.
+        time.sleep(0.5)
     reasons = [
         f"{name}: {deployment.message.strip().splitlines()[-1]}"
         for name, deployment in application.deployments.items()

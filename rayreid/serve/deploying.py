@@ -56,7 +56,8 @@ def check_serve_config(text: str, where: object) -> list[ServiceSettings]:
     """Return the services of ours that a Serve config deploys.
 
     Raises `ValueError` for a key that Serve does not know, a value that it refuses, settings of
-    ours that are misspelt or make no sense, and a host that lets strangers in.
+    ours that are misspelt or make no sense, a host that lets strangers in, and one that the service
+    itself is not told of.
     """
     tree = read_yaml(text, where)
     for path, known in _unknown_keys(ServeDeploySchema, tree):
@@ -79,6 +80,12 @@ def check_serve_config(text: str, where: object) -> list[ServiceSettings]:
                 f"{where}: {options['host']} can be reached from other machines, and without a "
                 "file of tokens anyone there may ask; set args: {tokens: FILE}, or listen at "
                 "127.0.0.1"
+            )
+        if is_loopback(service.host) != is_loopback(str(options["host"])):
+            raise ValueError(
+                f"{where}: Serve would listen at {options['host']}, and the service would judge "
+                f"its callers' hosts as if at {service.host}; give http_options and args the same "
+                "host"
             )
     return services
 

@@ -43,8 +43,9 @@ APPLICATION = "rayreid"
 """Name of the application in Ray Serve."""
 FORGET_S = 30.0
 """How long replicas may take to let go of what was erased."""
-STATES_S = 1.0
-"""How long the states of the models are believed before Serve is asked again."""
+STATES_S = 5.0
+"""How long the states of the models are believed before Serve is asked again: its answer takes a
+tenth of a second of this process's work, as it packs the code of a router for each deployment."""
 
 FAILED = "failed to start"
 """What Serve's message about a deployment says, whose replicas end while they start."""

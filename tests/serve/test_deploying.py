@@ -73,7 +73,11 @@ def test_mistakes_that_ray_takes_silently_are_told(changed: tuple[str, str], rea
 
 def test_other_addresses_with_tokens_are_accepted() -> None:
     text = GOOD.replace("127.0.0.1", "0.0.0.0").replace("args: {mod", "args: {tokens: /t, mod")
-    assert check_serve_config(text, "f")
+    assert check_serve_config(text.replace("{tokens", "{host: 0.0.0.0, tokens"), "f")
+    with pytest.raises(
+        ValueError, match=r"as if at 127\.0\.0\.1; give http_options and args the same"
+    ):
+        check_serve_config(text, "f")
 
 
 def test_an_application_is_built_of_plain_values(run: Path) -> None:

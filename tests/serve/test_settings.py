@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rayreid.serve.galleries.opening import check_address
 from rayreid.serve.settings import ServiceSettings, load_service, service_of
 
 FILE = """
@@ -66,3 +67,9 @@ def test_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_tokens(host: str) -> None:
     assert service_of([Path("results/best")], host=host).models[0].name == "results"
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:p@h/d", "postgresql://u@h/d?password=p"])
+def test_a_database_is_given_without_its_password(address: str) -> None:
+    with pytest.raises(ValueError, match="put it into PGPASSWORD"):
+        check_address(address)

@@ -72,8 +72,11 @@ class Galleries:
 
     async def delete(self, name: str) -> None:
         """Do away with a gallery, and have all forget it."""
-        await self._asked("delete", name)
-        await self.searchers.forget()
+        try:
+            await self._asked("delete", name)
+        finally:
+            # Also where none is there: a call before this one may have failed halfway.
+            await self.searchers.forget()
 
     async def enrol(
         self,

@@ -3,7 +3,7 @@
 import importlib.util
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from rayreid.serve.galleries.records import GalleryLimits, UnavailableError
 from rayreid.serve.galleries.sqlite import SqliteStore
@@ -51,7 +51,8 @@ def check_address(address: str) -> None:
                 "postgresql://user@host:port/database"
             )
         return
-    if urlsplit(address).password is not None:
+    parts = urlsplit(address)
+    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
         raise ValueError(
             "the galleries' address was given with a password: put it into PGPASSWORD or PGPASSFILE"
         )

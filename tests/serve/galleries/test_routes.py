@@ -25,6 +25,7 @@ from rayreid.serve.galleries.settings import GalleriesSettings
 from rayreid.serve.galleries.snapshot import Snapshot
 from rayreid.serve.hosted import Hosted
 from rayreid.serve.models import Embedded, Explaining, Scored, Served, State, Work, describe
+from rayreid.serve.refusals import RefusalError
 from rayreid.serve.service import Service
 from rayreid.serve.settings import Limits
 from rayreid.settings import FailureError
@@ -376,6 +377,24 @@ REFUSED = {
         {"gallery": "hall", "model": "other", "samples": [{"gallery": "hall", "sample": "s0"}]},
     ),
 }  # fmt: skip
+
+
+def test_a_deletion_that_failed_halfway_can_be_repeated(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def forget(_: InProcess) -> int:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            raise RefusalError(503, "not all replicas have let go of what was erased")
+        return 1
+
+    monkeypatch.setattr(InProcess, "forget", forget)
+    assert client("DELETE", "/v1/galleries/hall").status_code == 503
+    assert asked == [0]
+    assert client("DELETE", "/v1/galleries/hall").status_code == 404
+    assert asked == [0, 1]
 
 
 def test_wrong_requests_are_refused_with_one_sentence(client: Client) -> None:
