@@ -105,7 +105,7 @@ def reference_losses(
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("method", ["baseline", "gmn"])
+@pytest.mark.parametrize("method", [pytest.param("baseline", marks=pytest.mark.slow), "gmn"])
 def test_two_workers_equal_one_process_on_the_same_batches(tmp_path: Path, method: str) -> None:
     # Without random views or perturbation and in fp32, so that the batches are the same to the bit.
     plain = {"views__flip": 0, "views__shift": 0, "precision": "fp32", "epochs": 2}

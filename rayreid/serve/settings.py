@@ -46,7 +46,7 @@ class Limits(Settings):
     """Largest encoded image, in bytes; the decoder bounds its pixels."""
     images: int = Field(256, ge=1)
     """Most items of a request: images, embeddings and enrolled samples together."""
-    pixels: int = Field(9_000_000, ge=1)
+    pixels: int = Field(4096 * 2160, ge=1)
     """Most pixels of an image: a whole picture of a 4K camera has as many. A small file can ask for
     seconds and hundreds of megabytes."""
     all_pixels: int = Field(64_000_000, ge=1)

@@ -118,6 +118,7 @@ def test_a_source_is_never_ranked_as_unseen(where: str) -> None:
     refuse_leaks(leaking, [Fold(("synthetic=subway",), "synthetic=plaza-noon")])
 
 
+@pytest.mark.slow
 def test_what_a_plan_asks_for_now_is_run_now(tmp_path: Path) -> None:
     plan = narrowed(PLAN, ["baseline"], ()).model_copy(update={"seeds": (0,)})
     plan.entries["baseline"] = plan.entries["baseline"].model_copy(update={"also": ()})

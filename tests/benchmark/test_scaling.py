@@ -40,6 +40,7 @@ def test_the_table_says_what_it_is_of(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "README.md").read_text() == text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_run_of_ray_train_tells_its_speed() -> None:
     small = {k: v for k, v in MINIATURE.items() if k != "epochs"}

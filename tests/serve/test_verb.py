@@ -97,4 +97,4 @@ def test_an_image_that_is_never_taken_is_told_by_name(run: Path, folder: Path) -
         error = match(port, folder / "a", folder / "b").exception
     assert isinstance(error, ValueError)
     assert str(large) in str(error)
-    assert str(error).endswith("images[1] has more than 9,000,000 pixels; scale it down")
+    assert str(error).endswith("images[1] has more than 8,847,360 pixels; scale it down")
