@@ -55,6 +55,8 @@ def slope(seconds: Samples, values: Samples) -> tuple[float, float]:
     """Return the slope of values over time, and half of its 95 % interval."""
     from scipy.stats import linregress, t
 
+    if not np.ptp(values):
+        return 0.0, 0.0  # of which linregress makes nan
     line = linregress(seconds, values)
     half = float(t.ppf(0.975, len(values) - 2) * line.stderr)
     return float(line.slope), half

@@ -133,6 +133,7 @@ def test_a_line_through_samples() -> None:
     memory = {"a": np.minimum(seconds, 20) + noise / 100}
     settled, half = Soak(load([200]), seconds, memory).slope("a")
     assert abs(settled) < 3 * half
+    assert slope(seconds, np.full(100, 7.0)) == (0.0, 0.0)
 
 
 def test_memory_over_time_is_drawn(tmp_path: Path) -> None:
