@@ -22,9 +22,9 @@ from rayreid.benchmark.soak import soaked
 from rayreid.guard.connections import DoorSettings
 from tests.nodes import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-SOAK_S, SOAK_RATE, GROWTH = 180.0, 45.0, 400
+SOAK_S, SOAK_RATE, GROWTH = 240.0, 30.0, 400
 """Seconds of the soak, its requests a second, and bytes a request that count as growth."""
 
 
