@@ -24,8 +24,9 @@ from tests.nodes import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-SOAK_S, SOAK_RATE, GROWTH = 240.0, 30.0, 400
-"""Seconds of the soak, its requests a second, and bytes a request that count as growth."""
+SOAK_S, SOAK_RATE, GROWTH = 240.0, 30.0, 1000
+"""Seconds of the soak, its requests a second, and bytes a request that count as growth: a request
+has 6,800, and 24 KiB of pixels. In so few, a new process's memory still fills by steps of MiB."""
 
 
 @pytest.fixture(scope="module")
