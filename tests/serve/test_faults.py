@@ -22,11 +22,11 @@ from rayreid.benchmark.soak import soaked
 from rayreid.guard.connections import DoorSettings
 from tests.nodes import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
-SOAK_S, SOAK_RATE, GROWTH = 240.0, 30.0, 1000
-"""Seconds of the soak, its requests a second, and bytes a request that count as growth: a request
-has 6,800, and 24 KiB of pixels. In so few, a new process's memory still fills by steps of MiB."""
+SOAK_S, SOAK_RATE, GROWTH = 600.0, 30.0, 400
+"""Seconds of the soak, its requests a second, and bytes a request that count as growth. A new
+process's memory fills by steps of MiB over its first thousands of requests: that is no leak."""
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,7 @@ def test_a_folder_that_is_deleted_takes_nothing_with_it_until_its_replica_dies(o
     assert set(fault.load.status[before].tolist()) == {200}
 
 
+@pytest.mark.timeout(900)
 def test_memory_stays_what_it_is(on: Bench) -> None:
     result = soaked(on, SOAK_S, SOAK_RATE)
     counts = result.load.counts()
