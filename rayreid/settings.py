@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -50,13 +50,7 @@ def checked(kind: type[S], values: Mapping[str, object], *, below: str = "") -> 
 
 
 def _sentences(kind: type[Settings], error: ValidationError, below: str) -> Iterable[str]:
-    mistakes = error.errors(include_url=False)
-    for mistake in mistakes:
-        at = mistake["loc"]
-        if mistake["type"] == "too_short" and any(
-            one["loc"][: len(at)] == at for one in mistakes if one is not mistake
-        ):
-            continue  # It is short of what another sentence is about.
+    for mistake in error.errors(include_url=False):
         path = ".".join(str(part) for part in (*filter(None, [below]), *mistake["loc"]))
         if mistake["type"] == "extra_forbidden":
             known = _fields_at(kind, mistake["loc"][:-1])
@@ -71,12 +65,8 @@ def _sentences(kind: type[Settings], error: ValidationError, below: str) -> Iter
 
 def _fields_at(kind: type[Settings], loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
-        if isinstance(part, int):
-            continue
-        field = kind.model_fields.get(part)
+        field = kind.model_fields.get(str(part))
         inner = field.annotation if field else None
-        if get_origin(inner) is tuple:
-            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, Settings)):
             return []
         kind = inner

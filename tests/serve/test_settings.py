@@ -73,11 +73,3 @@ def test_loopback_needs_no_tokens(host: str) -> None:
 def test_a_database_is_given_without_its_password(address: str) -> None:
     with pytest.raises(ValueError, match="put it into PGPASSWORD"):
         check_address(address)
-
-
-def test_a_misspelt_setting_of_a_model_is_one_sentence(tmp_path: Path) -> None:
-    file = tmp_path / "models.yaml"
-    file.write_text("models:\n  - {run: /runs/a, replcas: 2}\n")
-    with pytest.raises(ValueError, match="did you mean 'replicas'") as told:
-        load_service(file)
-    assert str(told.value) == "there is no setting 'models.0.replcas'; did you mean 'replicas'?"
